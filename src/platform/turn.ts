@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// A turn: everything that happens between two waits of the event loop. Addons call JavaScript
+// once a turn with a batch; what those handlers stage (disk submissions, frames, replies) leaves
+// in one system call each, when the turn ends.
+//
+// Flushers run in the order of their stage: first those that make work (close the journal
+// record), then those that hand it to the kernel (submit the ring, send the frames, send replies).
+
+import { assert } from "../base/assert.js";
+
+export const FlushStage = { Volume: 0, Read: 1, Disk: 2, Network: 3, Reply: 4 } as const;
+export type FlushStage = (typeof FlushStage)[keyof typeof FlushStage];
+const STAGES = 5;
+
+export class Turn {
+  readonly #flushers: Array<Array<() => void>> = Array.from({ length: STAGES }, () => []);
+  readonly #immediate: (work: () => void) => void;
+  readonly #wake = () => {
+    this.#requested = false;
+    this.begin();
+    this.end();
+  };
+  #depth = 0;
+  #requested = false;
+
+  /** `immediate` runs its argument once, soon, outside any turn (setImmediate, or the simulator's). */
+  constructor(immediate: (work: () => void) => void) {
+    this.#immediate = immediate;
+  }
+
+  /** Calls `flusher` at the end of every turn from now on. It must be cheap when idle. */
+  atEnd(stage: FlushStage, flusher: () => void): () => void {
+    const list = this.#flushers[stage]!;
+    list.push(flusher);
+    return () => {
+      const index = list.indexOf(flusher);
+      if (index >= 0) list.splice(index, 1);
+    };
+  }
+
+  begin(): void {
+    this.#depth++;
+  }
+
+  /** Ends a turn; the outermost end flushes. */
+  end(): void {
+    assert(this.#depth > 0, "a turn has begun");
+    if (this.#depth === 1) {
+      for (let stage = 0; stage < STAGES; stage++) {
+        const list = this.#flushers[stage]!;
+        for (let i = 0; i < list.length; i++) list[i]!();
+      }
+    }
+    this.#depth--;
+  }
+
+  /** Whoever stages work outside a turn (in async code) asks for one; it comes soon, once. */
+  request(): void {
+    if (this.#depth > 0 || this.#requested) return;
+    this.#requested = true;
+    this.#immediate(this.#wake);
+  }
+}
