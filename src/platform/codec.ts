@@ -24,17 +24,23 @@ export interface Codec {
   crc32cVerify(arena: number, clusters: number, expected: Uint32Array, expectedIndex: number): number;
 
   /**
-   * Encodes an object that lies at `data` (stripes × k × unitBytes, contiguous) into m parity
-   * fragments at `parity` (each stripes × unitBytes, one after the other), and writes the CRC-32C
-   * of every 4 KiB of all k + m fragments, in fragment order, to `crcs` (fragment f, page p at
-   * index f × pages + p).
+   * Encodes an object that lies at `data`, contiguous, into m parity fragments at `parity` (each
+   * stripes × unitBytes, one after the other), and writes the CRC-32C of every 4 KiB of all k + m
+   * fragments, in fragment order, to `crcs` (fragment f, page p at index f × pages + p).
+   * `dataBytes` is whole 4 KiB; what it lacks up to stripes × k × unitBytes counts as zeroes.
    */
-  encode(layout: StripeLayout, data: number, parity: number, crcs: Uint32Array): Promise<void>;
+  encode(
+    layout: StripeLayout,
+    data: number,
+    dataBytes: number,
+    parity: number,
+    crcs: Uint32Array,
+  ): Promise<void>;
 
   /**
-   * Rebuilds fragments from k others, `bytes` each (any equal range of them). `have[i]` is the
+   * Rebuilds fragments from k others, `bytes` each (any equal range of whole 4 KiB). `have[i]` is the
    * index of the fragment at arena offset `haveAt[i]` (k of them), `want[j]` the index wanted at
-   * `wantAt[j]`; indexes below k are data, the rest parity.
+   * `wantAt[j]`; indexes below k are data, the rest parity. Sources and targets do not overlap.
    */
   rebuild(
     code: { k: number; m: number },

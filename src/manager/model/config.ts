@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration of a one-machine cluster: what `ovs up` was told, kept in `DIR/ovs.toml`, and
+// how a later start may change it. Everything is checked here, before anything is started.
+
+import { parse, stringify } from "smol-toml";
+import { StorageError, messageOf } from "../../base/errors.js";
+import { CLUSTER_BYTES, GIB, MIB, VDISK_BYTES_MAX, formatSize, parseSize } from "../../base/units.js";
+
+export const CONFIG_VERSION = 1;
+export const ASDS_MAX = 64;
+export const VDISKS_MAX = 4096;
+
+/** (k, m, c, x): k data + m parity fragments, acknowledged at c, at most x per failure domain. */
+export interface PolicyConfig {
+  k: number;
+  m: number;
+  c: number;
+  x: number;
+}
+
+export interface VdiskConfig {
+  name: string;
+  sizeBytes: number;
+}
+
+export interface ClusterConfig {
+  version: number;
+  /** The cluster's uuid, made at the first start. */
+  cluster: string;
+  asds: number;
+  asdBytes: number;
+  policy: PolicyConfig;
+  vdisks: VdiskConfig[];
+  nbd: string[];
+  journalBytes: number;
+  cacheBytes: number;
+  readCacheBytes: number;
+  scoBytes: number;
+  routerThreads: number;
+}
+
+/** Options as a user gives them: all optional, sizes as text. */
+export interface UpOptions {
+  data: string;
+  asds?: string;
+  asdSize?: string;
+  policy?: string;
+  vdisk?: string[];
+  nbd?: string[];
+  journalSize?: string;
+  cacheSize?: string;
+  readCacheSize?: string;
+  scoSize?: string;
+  routerThreads?: string;
+}
+
+const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+function invalid(message: string): StorageError {
+  return new StorageError("OVS_INVALID", message);
+}
+
+/** Checks a name of a vDisk; throws OVS_INVALID in words. */
+export function checkName(name: string): string {
+  if (!NAME.test(name)) {
+    throw invalid(
+      `"${name}" is not a name: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit`,
+    );
+  }
+  return name;
+}
+
+/** Checks the size of a vDisk; throws OVS_INVALID in words. */
+export function checkVdiskSize(sizeBytes: number): number {
+  if (sizeBytes < CLUSTER_BYTES || sizeBytes > VDISK_BYTES_MAX || sizeBytes % CLUSTER_BYTES !== 0) {
+    throw invalid(
+      `a vDisk of ${formatSize(sizeBytes)} is not possible: sizes are multiples of 4K, from 4K to 64T`,
+    );
+  }
+  return sizeBytes;
+}
+
+function parseCount(what: string, text: string, min: number, max: number): number {
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(value >= min && value <= max)) {
+    throw invalid(`${what} "${text}" is not a whole number from ${min} to ${max}`);
+  }
+  return value;
+}
+
+function parseBounded(what: string, text: string, min: number, max: number, unit: number): number {
+  const bytes = parseSize(text);
+  if (bytes < min || bytes > max || bytes % unit !== 0) {
+    throw invalid(
+      `${what} ${text} is not possible: from ${formatSize(min)} to ${formatSize(max)}, ` +
+        `in steps of ${formatSize(unit)}`,
+    );
+  }
+  return bytes;
+}
+
+/** Reads `k,m,c,x` and checks it by itself; the number of ASDs is checked with the whole. */
+export function parsePolicy(text: string): PolicyConfig {
+  const parts = text.split(",");
+  if (parts.length !== 4 || !parts.every((part) => /^\d{1,3}$/.test(part))) {
+    throw invalid(`the policy "${text}" is not k,m,c,x (as in 4,2,5,6)`);
+  }
+  const [k, m, c, x] = parts.map(Number) as [number, number, number, number];
+  if (k < 1 || k + m > 32) throw invalid(`the policy ${text} needs 1 ≤ k and k + m ≤ 32`);
+  if (c < k || c > k + m) throw invalid(`the policy ${text} needs k ≤ c ≤ k + m: c is ${c}`);
+  if (x < 1) throw invalid(`the policy ${text} needs x ≥ 1`);
+  return { k, m, c, x };
+}
+
+/** Reads `NAME:SIZE`. */
+export function parseVdisk(text: string): VdiskConfig {
+  const at = text.lastIndexOf(":");
+  if (at < 0) throw invalid(`"${text}" is not NAME:SIZE (as in vd0:10G)`);
+  return {
+    name: checkName(text.slice(0, at)),
+    sizeBytes: checkVdiskSize(parseSize(text.slice(at + 1))),
+  };
+}
+
+/** Checks an NBD address: `unix:/path` or `tcp:HOST:PORT` on loopback. */
+export function checkNbdAddress(text: string): string {
+  if (/^unix:.{1,100}$/.test(text)) return text;
+  const match = /^tcp:(.+):(\d{1,5})$/.exec(text);
+  if (!match || Number(match[2]) > 65_535) {
+    throw invalid(`"${text}" is not an NBD address: write unix:PATH or tcp:HOST:PORT`);
+  }
+  const host = match[1]!;
+  if (host !== "localhost" && host !== "[::1]" && host !== "::1" && !host.startsWith("127.")) {
+    throw invalid(
+      `NBD on ${host} would be open to everyone: only loopback (127.0.0.1, ::1) is possible ` +
+        "without authentication",
+    );
+  }
+  return text;
+}
+
+/** The configuration of a new cluster. `cpus` decides the router's threads. */
+export function newConfig(options: UpOptions, cluster: string, cpus: number): ClusterConfig {
+  const config: ClusterConfig = {
+    version: CONFIG_VERSION,
+    cluster,
+    asds: parseCount("--asds", options.asds ?? "6", 1, ASDS_MAX),
+    asdBytes: parseBounded("--asd-size", options.asdSize ?? "10G", GIB / 4, 1024 * 1024 * GIB, MIB),
+    policy: parsePolicy(options.policy ?? "4,2,5,6"),
+    vdisks: (options.vdisk ?? ["vd0:10G"]).map(parseVdisk),
+    nbd: (options.nbd ?? []).map(checkNbdAddress),
+    journalBytes: parseBounded("--journal-size", options.journalSize ?? "4G", 64 * MIB, 1024 * GIB, MIB),
+    cacheBytes: parseBounded("--cache-size", options.cacheSize ?? "1G", 16 * MIB, 3 * GIB, MIB),
+    readCacheBytes: parseBounded("--read-cache-size", options.readCacheSize ?? "4G", 0, 1024 * GIB, MIB),
+    scoBytes: parseBounded("--sco-size", options.scoSize ?? "16M", MIB, 64 * MIB, MIB),
+    routerThreads: parseCount(
+      "--router-threads",
+      options.routerThreads ?? String(Math.max(1, cpus - 1)),
+      1,
+      64,
+    ),
+  };
+  checkWhole(config);
+  return config;
+}
+
+function checkWhole(config: ClusterConfig): void {
+  const { k, m } = config.policy;
+  if (k + m > config.asds) {
+    throw invalid(
+      `the policy needs ${k + m} ASDs (k + m) and there are ${config.asds}: ` +
+        "take more with --asds, or another --policy",
+    );
+  }
+  const names = new Set<string>();
+  for (const vdisk of config.vdisks) {
+    if (names.has(vdisk.name)) throw invalid(`the vDisk ${vdisk.name} is named twice`);
+    names.add(vdisk.name);
+  }
+  if (config.vdisks.length > VDISKS_MAX) throw invalid(`more than ${VDISKS_MAX} vDisks`);
+}
+
+/**
+ * What a later start makes of a kept configuration: options that are not given stay; caches,
+ * journal, NBD addresses and threads may change; ASDs are added; vDisks of the same size are fine;
+ * anything else that differs is a contradiction, refused in words.
+ */
+export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterConfig {
+  const given = newConfig(
+    { ...options, asds: options.asds ?? String(kept.asds), policy: options.policy ?? policyText(kept.policy) },
+    kept.cluster,
+    2,
+  );
+  const refuse = (option: string, is: string, wants: string): never => {
+    throw invalid(
+      `${option} ${wants} contradicts this data directory, which has ${is}: leave the option out, ` +
+        "or use another --data",
+    );
+  };
+  if (options.asds !== undefined && given.asds < kept.asds) {
+    refuse("--asds", `${kept.asds} ASDs (take one out with \`ovs asd remove\`)`, options.asds);
+  }
+  if (options.asdSize !== undefined && given.asdBytes < kept.asdBytes) {
+    refuse("--asd-size", formatSize(kept.asdBytes), options.asdSize);
+  }
+  if (policyText(given.policy) !== policyText(kept.policy)) {
+    refuse("--policy", policyText(kept.policy), options.policy ?? "");
+  }
+  const merged: ClusterConfig = {
+    ...kept,
+    asds: given.asds,
+    asdBytes: options.asdSize !== undefined ? given.asdBytes : kept.asdBytes,
+    nbd: options.nbd !== undefined ? given.nbd : kept.nbd,
+    journalBytes: options.journalSize !== undefined ? given.journalBytes : kept.journalBytes,
+    cacheBytes: options.cacheSize !== undefined ? given.cacheBytes : kept.cacheBytes,
+    readCacheBytes: options.readCacheSize !== undefined ? given.readCacheBytes : kept.readCacheBytes,
+    scoBytes: options.scoSize !== undefined ? given.scoBytes : kept.scoBytes,
+    routerThreads: options.routerThreads !== undefined ? given.routerThreads : kept.routerThreads,
+    vdisks: [...kept.vdisks],
+  };
+  if (options.vdisk !== undefined) {
+    for (const vdisk of given.vdisks) {
+      if (!merged.vdisks.some((old) => old.name === vdisk.name)) merged.vdisks.push(vdisk);
+    }
+  }
+  checkWhole(merged);
+  return merged;
+}
+
+export function policyText(policy: PolicyConfig): string {
+  return `${policy.k},${policy.m},${policy.c},${policy.x}`;
+}
+
+/** The text of `ovs.toml`. */
+export function formatConfig(config: ClusterConfig): string {
+  return `# Kept by \`ovs up\`: the options of the last start. Change it through the options.\n${stringify({
+    version: config.version,
+    cluster: config.cluster,
+    asds: config.asds,
+    "asd-size": formatSize(config.asdBytes),
+    policy: policyText(config.policy),
+    vdisk: config.vdisks.map((vdisk) => `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`),
+    nbd: config.nbd,
+    "journal-size": formatSize(config.journalBytes),
+    "cache-size": formatSize(config.cacheBytes),
+    "read-cache-size": formatSize(config.readCacheBytes),
+    "sco-size": formatSize(config.scoBytes),
+    "router-threads": config.routerThreads,
+  })}\n`;
+}
+
+/** Reads `ovs.toml`; OVS_INVALID or OVS_WRONG_VERSION in words. */
+export function parseConfig(text: string, path: string): ClusterConfig {
+  let table: Record<string, unknown>;
+  try {
+    table = parse(text);
+  } catch (error) {
+    throw new StorageError("OVS_INVALID", `${path} is not TOML: ${messageOf(error)}`, { cause: error });
+  }
+  if (table.version !== CONFIG_VERSION) {
+    throw new StorageError(
+      "OVS_WRONG_VERSION",
+      `${path} has version ${String(table.version)}, this program reads version ${CONFIG_VERSION}`,
+    );
+  }
+  const cluster = table.cluster;
+  if (typeof cluster !== "string" || !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(cluster)) {
+    throw invalid(`${path} has no cluster uuid`);
+  }
+  const text1 = (key: string): string | undefined =>
+    table[key] === undefined ? undefined : String(table[key]);
+  const list = (key: string): string[] => {
+    const value = table[key];
+    return Array.isArray(value) ? value.map(String) : [];
+  };
+  return newConfig(
+    {
+      data: path,
+      asds: text1("asds"),
+      asdSize: text1("asd-size"),
+      policy: text1("policy"),
+      vdisk: list("vdisk"),
+      nbd: list("nbd"),
+      journalSize: text1("journal-size"),
+      cacheSize: text1("cache-size"),
+      readCacheSize: text1("read-cache-size"),
+      scoSize: text1("sco-size"),
+      routerThreads: text1("router-threads"),
+    },
+    cluster,
+    2,
+  );
+}

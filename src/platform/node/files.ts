@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control part of the real disk: paths, small files, folders, locks, over node:fs.
+
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { getSystemErrorName } from "node:util";
+import { assert } from "../../base/assert.js";
+import { StorageError } from "../../base/errors.js";
+import type { ErrorCode } from "../../base/errors.js";
+import type { FileStat, Files } from "../disk.js";
+
+/** Bytes of a sector in /sys, whatever the device says. */
+const SYS_SECTOR_BYTES = 512;
+
+const CODES: Record<string, ErrorCode> = {
+  ENOENT: "OVS_NOT_FOUND",
+  EEXIST: "OVS_EXISTS",
+  ENOSPC: "OVS_FULL",
+  EDQUOT: "OVS_FULL",
+};
+
+/** The error for `result` (-errno) of an operation on a path. */
+export function diskError(what: string, file: string, result: number): StorageError {
+  const name = getSystemErrorName(result);
+  return new StorageError(CODES[name] ?? "OVS_DISK_FAILED", `cannot ${what} ${file}: ${name}`);
+}
+
+/** Wraps what node:fs throws; the errno's name stands in the message. */
+export function wrapErrno(error: NodeJS.ErrnoException, file: string): StorageError {
+  const code = CODES[error.code ?? ""] ?? "OVS_DISK_FAILED";
+  return new StorageError(code, `${file}: ${error.message}`, { cause: error });
+}
+
+/** Runs a function of node:fs with a callback; rejects with a StorageError that names the path. */
+export function call<T = void>(
+  start: (done: (error: NodeJS.ErrnoException | null, value?: T) => void) => void,
+  file: string,
+): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    start((error, value) => {
+      if (error) reject(wrapErrno(error, file));
+      else resolve(value as T);
+    });
+  });
+}
+
+/** Size of a block device by its number (from stat). */
+export async function blockDeviceBytes(rdev: number): Promise<number> {
+  // glibc's encoding of a device number; all of it fits below 2^53.
+  const major = (Math.floor(rdev / 2 ** 8) & 0xfff) + Math.floor(rdev / 2 ** 44) * 2 ** 12;
+  const minor = (rdev & 0xff) + (Math.floor(rdev / 2 ** 20) % 2 ** 24) * 2 ** 8;
+  const file = `/sys/dev/block/${major}:${minor}/size`;
+  const text = await call<string>((done) => fs.readFile(file, "utf8", done), file);
+  const bytes = Number(text.trim()) * SYS_SECTOR_BYTES;
+  assert(Number.isSafeInteger(bytes) && bytes > 0, "a block device has a size");
+  return bytes;
+}
+
+export class NodeFiles implements Files {
+  readonly #flock: (fd: number) => number;
+  #temporaries = 0;
+
+  /** `flock` takes the exclusive lock of an open file without waiting: 0 or -errno. */
+  constructor(flock: (fd: number) => number) {
+    this.#flock = flock;
+  }
+
+  async makeFolder(folder: string): Promise<void> {
+    const options = { recursive: true, mode: 0o700 } as const;
+    await call((done) => fs.mkdir(folder, options, (error) => done(error)), folder);
+  }
+
+  async list(folder: string): Promise<string[]> {
+    const names = await call<string[]>((done) => fs.readdir(folder, done), folder);
+    return names.sort();
+  }
+
+  async stat(file: string): Promise<FileStat | null> {
+    const stat = await missingIsNull(call<fs.Stats>((done) => fs.stat(file, done), file));
+    if (stat === null) return null;
+    if (stat.isBlockDevice()) {
+      const sizeBytes = await blockDeviceBytes(stat.rdev);
+      return { sizeBytes, allocatedBytes: sizeBytes, kind: "block" };
+    }
+    const kind = stat.isDirectory() ? "folder" : "file";
+    return { sizeBytes: stat.size, allocatedBytes: stat.blocks * SYS_SECTOR_BYTES, kind };
+  }
+
+  async remove(file: string): Promise<void> {
+    await call((done) => fs.rm(file, { recursive: true, force: true }, done), file);
+  }
+
+  async rename(source: string, target: string): Promise<void> {
+    await call((done) => fs.rename(source, target, done), source);
+  }
+
+  async readSmall(file: string, bytesMax: number): Promise<Uint8Array | null> {
+    const handle = await missingIsNull(fs.promises.open(file, "r").catch(rethrow(file)));
+    if (handle === null) return null;
+    try {
+      const { size } = await handle.stat();
+      if (size > bytesMax) {
+        throw new StorageError("OVS_INVALID", `${file} has ${size} bytes, more than ${bytesMax}`);
+      }
+      return new Uint8Array(await handle.readFile());
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async writeSmall(file: string, content: Uint8Array): Promise<void> {
+    const temporary = `${file}.${process.pid}-${++this.#temporaries}.tmp`;
+    try {
+      const handle = await fs.promises.open(temporary, "wx", 0o600);
+      try {
+        await handle.writeFile(content);
+        await handle.datasync();
+      } finally {
+        await handle.close();
+      }
+      await fs.promises.rename(temporary, file);
+    } catch (error) {
+      await fs.promises.rm(temporary, { force: true }).catch(() => undefined);
+      throw wrapErrno(error as NodeJS.ErrnoException, file);
+    }
+    await this.syncFolder(path.dirname(file));
+  }
+
+  async syncFolder(folder: string): Promise<void> {
+    const fd = await call<number>((done) => fs.open(folder, "r", done), folder);
+    try {
+      await call((done) => fs.fsync(fd, done), folder);
+    } finally {
+      await call((done) => fs.close(fd, done), folder);
+    }
+  }
+
+  async space(file: string): Promise<{ freeBytes: number; totalBytes: number }> {
+    const stat = await call<fs.StatsFs>((done) => fs.statfs(file, done), file);
+    return { freeBytes: stat.bavail * stat.bsize, totalBytes: stat.blocks * stat.bsize };
+  }
+
+  async lock(folder: string): Promise<{ release(): Promise<void> }> {
+    const file = `${folder}/lock`;
+    const { O_RDWR, O_CREAT } = fs.constants;
+    const fd = await call<number>((done) => fs.open(file, O_RDWR | O_CREAT, 0o600, done), file);
+    const close = () => call((done) => fs.close(fd, done), file);
+    const result = this.#flock(fd);
+    if (result < 0) {
+      const holder = fs.readFileSync(fd, "latin1").trim();
+      await close();
+      if (getSystemErrorName(result) !== "EAGAIN") throw diskError("lock", file, result);
+      throw new StorageError("OVS_BUSY", `${folder} is in use by the process with pid ${holder}`);
+    }
+    await call((done) => fs.ftruncate(fd, 0, done), file);
+    const pid = Buffer.from(`${process.pid}\n`);
+    await call((done) => fs.write(fd, pid, 0, pid.length, 0, (error) => done(error)), file);
+    let released: Promise<void> | null = null;
+    return { release: async () => await (released ??= close()) };
+  }
+}
+
+function rethrow(file: string): (error: NodeJS.ErrnoException) => never {
+  return (error) => {
+    throw wrapErrno(error, file);
+  };
+}
+
+async function missingIsNull<T>(promise: Promise<T>): Promise<T | null> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof StorageError && error.code === "OVS_NOT_FOUND") return null;
+    throw error;
+  }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real world of one thread: the host's clock, randomness, disks, sockets and stores. Parts
+// that need an addon are made when they are first asked for, so that a daemon loads only what it
+// uses. `stop` ends them in the order that lets each finish: network, then disk, then the log.
+
+import { randomFillSync, randomInt } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { assert } from "../../base/assert.js";
+import { parseUuid } from "../../base/bytes.js";
+import { StorageError } from "../../base/errors.js";
+import { CLUSTER_BYTES, MIB } from "../../base/units.js";
+import { loadDiskAddon } from "../../native/disk.js";
+import { Arena } from "../arena.js";
+import type { Codec } from "../codec.js";
+import type { Disk } from "../disk.js";
+import type { KvFactory } from "../kv.js";
+import type { Log } from "../log.js";
+import type { Network } from "../network.js";
+import { Turn } from "../turn.js";
+import type { Clock, Random, Timer, World } from "../world.js";
+import { NodeDisk } from "./disk.js";
+import { NodeFiles } from "./files.js";
+import { FsEngine } from "./fsdisk.js";
+import { createLog } from "./log.js";
+import type { LogLevel } from "./log.js";
+
+export interface WorldOptions {
+  /** Of the daemon: `asd-1`, `router`; names the log file. */
+  name: string;
+  /** Memory for all I/O of this thread, in bytes (whole clusters); only what is used becomes resident. */
+  arenaBytes?: number;
+  /** Folder of the log file (`DIR/log`); null or missing: no file. */
+  logTo?: string | null;
+  /** Lowest level in the file; OVS_LOG_LEVEL overrides. */
+  logLevel?: LogLevel;
+  /** Lowest level on the terminal; null: none. Without a log file warnings go there. */
+  terminal?: LogLevel | null;
+}
+
+export interface NodeWorld extends World {
+  /** Ends network and disk, waiting for what is in flight; idempotent. */
+  stop(): Promise<void>;
+}
+
+const ARENA_BYTES_DEFAULT = 64 * MIB;
+
+/** Makes the world of this thread. */
+export function createWorld(options: WorldOptions): NodeWorld {
+  return new RealWorld(options);
+}
+
+class RealWorld implements NodeWorld {
+  readonly clock: Clock = new NodeClock();
+  readonly random: Random = new NodeRandom();
+  readonly turn = new Turn((work) => void setImmediate(work));
+  readonly log: Log;
+  readonly bootId: Uint8Array;
+  readonly #arenaBytes: number;
+  readonly #closeLog: () => void;
+  #arena: Arena | null = null;
+  #disk: Disk | null = null;
+  #network: Network | null = null;
+  #kv: KvFactory | null = null;
+  #codec: Codec | null = null;
+  #stopped: Promise<void> | null = null;
+
+  constructor(options: WorldOptions) {
+    this.#arenaBytes = options.arenaBytes ?? ARENA_BYTES_DEFAULT;
+    assert(this.#arenaBytes % CLUSTER_BYTES === 0, "an arena is whole clusters");
+    const folder = options.logTo ?? null;
+    const { log, close } = createLog({
+      name: options.name,
+      folder,
+      level: (process.env.OVS_LOG_LEVEL as LogLevel | undefined) ?? options.logLevel ?? "info",
+      terminal: options.terminal === undefined ? (folder ? null : "warn") : options.terminal,
+    });
+    this.log = log;
+    this.#closeLog = close;
+    this.bootId = parseUuid(readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim());
+  }
+
+  get arena(): Arena {
+    this.#arena ??= mapArena(this.#arenaBytes);
+    return this.#arena;
+  }
+
+  get disk(): Disk {
+    this.#disk ??= createDisk(this);
+    return this.#disk;
+  }
+
+  get network(): Network {
+    this.#network ??= missing("network");
+    return this.#network;
+  }
+
+  get kv(): KvFactory {
+    this.#kv ??= missing("kv");
+    return this.#kv;
+  }
+
+  get codec(): Codec {
+    this.#codec ??= missing("codec");
+    return this.#codec;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    await this.#stopped;
+  }
+
+  async #stop(): Promise<void> {
+    await this.#network?.stop();
+    await this.#disk?.stop();
+    this.#closeLog();
+  }
+}
+
+function missing(part: string): never {
+  throw new StorageError("OVS_UNSUPPORTED", `this build has no ${part}`);
+}
+
+/** Maps an arena: aligned, zeroed, not yet resident. OVS_FULL when the system has no room. */
+export function mapArena(bytes: number): Arena {
+  const memory = loadDiskAddon().mapMemory(bytes, false);
+  if (memory === null) {
+    throw new StorageError("OVS_FULL", `the system cannot map ${bytes} bytes of memory`);
+  }
+  return new Arena(memory);
+}
+
+function createDisk(world: { arena: Arena; turn: Turn; log: Log }): Disk {
+  const addon = loadDiskAddon();
+  const memory = world.arena.buffer;
+  return new NodeDisk({
+    engine: (onDone) => new FsEngine(addon, memory, onDone),
+    files: new NodeFiles(addon.flock),
+    turn: world.turn,
+    log: world.log,
+    arenaBytes: memory.byteLength,
+  });
+}
+
+class NodeClock implements Clock {
+  nowMs(): number {
+    return performance.now();
+  }
+
+  wallMs(): number {
+    return Date.now();
+  }
+
+  after(delayMs: number, work: () => void): Timer {
+    const timer = setTimeout(work, delayMs);
+    return { cancel: () => clearTimeout(timer) };
+  }
+
+  immediate(work: () => void): void {
+    setImmediate(work);
+  }
+
+  async sleep(delayMs: number): Promise<void> {
+    await new Promise<void>((resolve) => void setTimeout(resolve, delayMs));
+  }
+}
+
+class NodeRandom implements Random {
+  below(limit: number): number {
+    assert(Number.isSafeInteger(limit) && limit > 0, "a limit is a positive whole number");
+    // randomInt takes ranges below 2^48; larger ones are put together from two halves.
+    if (limit < 2 ** 48) return randomInt(limit);
+    const high = randomInt(2 ** 21);
+    const value = high * 2 ** 32 + randomInt(2 ** 32);
+    return value < Number.MAX_SAFE_INTEGER - (Number.MAX_SAFE_INTEGER % limit) ? value % limit : this.below(limit);
+  }
+
+  bytes(count: number): Uint8Array {
+    return randomFillSync(new Uint8Array(count));
+  }
+}
