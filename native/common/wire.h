@@ -40,14 +40,18 @@ static_assert(offsetof(DiskIdentityHeader, body_crc) == 68);
 static_assert(offsetof(DiskIdentityHeader, header_crc) == 72);
 
 // journal: Journal segments and records of a vDisk.
-inline constexpr uint64_t JOURNAL_HEADER_AREA_BYTES_MAX = 65536;  // largest header area of a record
+inline constexpr uint64_t JOURNAL_HEADER_AREA_BYTES = 4096;  // header area of a record; this version has no other
 
 enum class JournalKind : uint8_t {
-  Write = 1,  // ranges with payload
-  Zero = 2,  // ranges that read zeroes from now on (P-A7)
-  Snapshot = 3,  // a snapshot marker: closes the batch (P-F1)
-  Resize = 4,  // the vDisk has a new size
-  Mark = 5,  // nothing but newer `complete` and `flushed` marks
+  Batch = 1,  // ranges that are written or zeroed
+  Snapshot = 2,  // a snapshot marker: closes the batch (P-F1)
+  Resize = 3,  // the vDisk has a new size
+  Stop = 4,  // a clean stop: everything before it is committed and flushed
+};
+
+enum class JournalRangeKind : uint8_t {
+  Data = 1,  // clusters whose new content lies in the payload
+  Zero = 2,  // clusters that read zeroes from now on (P-A7)
 };
 
 inline constexpr uint32_t JOURNAL_SEGMENT_HEADER_MAGIC = 0x534a564f;  // OVJS
@@ -69,7 +73,8 @@ struct __attribute__((packed)) JournalSegmentHeader {
   uint64_t size_bytes;
   uint64_t segment_bytes;
   uint64_t created_ms;
-  uint8_t reserved1[3952];
+  uint32_t applied_count;
+  uint8_t reserved1[3948];
   uint32_t length;
   uint32_t header_crc;
 };
@@ -88,6 +93,7 @@ static_assert(offsetof(JournalSegmentHeader, previous_hash) == 104);
 static_assert(offsetof(JournalSegmentHeader, size_bytes) == 112);
 static_assert(offsetof(JournalSegmentHeader, segment_bytes) == 120);
 static_assert(offsetof(JournalSegmentHeader, created_ms) == 128);
+static_assert(offsetof(JournalSegmentHeader, applied_count) == 136);
 static_assert(offsetof(JournalSegmentHeader, length) == 4088);
 static_assert(offsetof(JournalSegmentHeader, header_crc) == 4092);
 
@@ -108,8 +114,7 @@ struct __attribute__((packed)) JournalRecord {
   uint64_t flushed;
   uint64_t key_id;
   uint64_t value;
-  uint16_t range_count;
-  uint16_t request_count;
+  uint32_t range_count;
   uint32_t cluster_count;
   uint32_t header_area_bytes;
   uint8_t reserved[40];
@@ -132,30 +137,27 @@ static_assert(offsetof(JournalRecord, flushed) == 72);
 static_assert(offsetof(JournalRecord, key_id) == 80);
 static_assert(offsetof(JournalRecord, value) == 88);
 static_assert(offsetof(JournalRecord, range_count) == 96);
-static_assert(offsetof(JournalRecord, request_count) == 98);
 static_assert(offsetof(JournalRecord, cluster_count) == 100);
 static_assert(offsetof(JournalRecord, header_area_bytes) == 104);
 static_assert(offsetof(JournalRecord, length) == 148);
 static_assert(offsetof(JournalRecord, body_crc) == 152);
 static_assert(offsetof(JournalRecord, header_crc) == 156);
 
-// Consecutive clusters of the vDisk that a record writes or zeroes.
+// Consecutive clusters that a request writes or zeroes, and the request's identity (P-D2).
 struct __attribute__((packed)) JournalRange {
+  uint8_t kind;
+  uint8_t reserved[3];
+  uint32_t attachment;
   uint64_t cluster;
   uint64_t count;
-};
-static_assert(sizeof(JournalRange) == 16);
-static_assert(offsetof(JournalRange, cluster) == 0);
-static_assert(offsetof(JournalRange, count) == 8);
-
-// Identity of a client's request that the record answers (P-D2).
-struct __attribute__((packed)) JournalRequest {
-  uint64_t attachment;
   uint64_t request_id;
 };
-static_assert(sizeof(JournalRequest) == 16);
-static_assert(offsetof(JournalRequest, attachment) == 0);
-static_assert(offsetof(JournalRequest, request_id) == 8);
+static_assert(sizeof(JournalRange) == 32);
+static_assert(offsetof(JournalRange, kind) == 0);
+static_assert(offsetof(JournalRange, attachment) == 4);
+static_assert(offsetof(JournalRange, cluster) == 8);
+static_assert(offsetof(JournalRange, count) == 16);
+static_assert(offsetof(JournalRange, request_id) == 24);
 
 // manifest: Manifests of objects.
 
@@ -234,6 +236,124 @@ static_assert(offsetof(ManifestHeader, length) == 128);
 static_assert(offsetof(ManifestHeader, body_crc) == 132);
 static_assert(offsetof(ManifestHeader, header_crc) == 136);
 
+// map: The map of a vDisk, trailers of SCOs, checkpoints.
+
+inline constexpr uint32_t MAP_MARK_MAGIC = 0x4d4d564f;  // OVMM
+inline constexpr uint16_t MAP_MARK_VERSION = 1;
+// What a map contains: the content of the checkpoint and the TLogs up to this one (P-A9).
+struct __attribute__((packed)) MapMark {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t reserved[2];
+  uint8_t cluster_uuid[16];
+  uint8_t vdisk_uuid[16];
+  uint64_t tlog_number;
+  uint64_t tlog_epoch;
+  uint64_t sequence;
+  uint64_t sequence_epoch;
+  uint64_t size_bytes;
+  uint64_t checkpoint_number;
+  uint64_t sco_id_last;
+  uint8_t reserved1[32];
+  uint32_t length;
+  uint32_t header_crc;
+};
+static_assert(sizeof(MapMark) == 136);
+static_assert(offsetof(MapMark, magic) == 0);
+static_assert(offsetof(MapMark, version) == 4);
+static_assert(offsetof(MapMark, cluster_uuid) == 8);
+static_assert(offsetof(MapMark, vdisk_uuid) == 24);
+static_assert(offsetof(MapMark, tlog_number) == 40);
+static_assert(offsetof(MapMark, tlog_epoch) == 48);
+static_assert(offsetof(MapMark, sequence) == 56);
+static_assert(offsetof(MapMark, sequence_epoch) == 64);
+static_assert(offsetof(MapMark, size_bytes) == 72);
+static_assert(offsetof(MapMark, checkpoint_number) == 80);
+static_assert(offsetof(MapMark, sco_id_last) == 88);
+static_assert(offsetof(MapMark, length) == 128);
+static_assert(offsetof(MapMark, header_crc) == 132);
+
+inline constexpr uint32_t SCO_TRAILER_MAGIC = 0x4353564f;  // OVSC
+inline constexpr uint16_t SCO_TRAILER_VERSION = 1;
+// Behind the clusters of a SCO: whose they are. Reclaim and inspection read it.
+struct __attribute__((packed)) ScoTrailerHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t reserved[2];
+  uint8_t cluster_uuid[16];
+  uint8_t vdisk_uuid[16];
+  uint64_t owner_epoch;
+  uint64_t sco_id;
+  uint64_t base_cluster;
+  uint64_t key_id;
+  uint8_t reserved1[32];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(ScoTrailerHeader) == 116);
+static_assert(offsetof(ScoTrailerHeader, magic) == 0);
+static_assert(offsetof(ScoTrailerHeader, version) == 4);
+static_assert(offsetof(ScoTrailerHeader, cluster_uuid) == 8);
+static_assert(offsetof(ScoTrailerHeader, vdisk_uuid) == 24);
+static_assert(offsetof(ScoTrailerHeader, owner_epoch) == 40);
+static_assert(offsetof(ScoTrailerHeader, sco_id) == 48);
+static_assert(offsetof(ScoTrailerHeader, base_cluster) == 56);
+static_assert(offsetof(ScoTrailerHeader, key_id) == 64);
+static_assert(offsetof(ScoTrailerHeader, length) == 104);
+static_assert(offsetof(ScoTrailerHeader, body_crc) == 108);
+static_assert(offsetof(ScoTrailerHeader, header_crc) == 112);
+
+// A SCO that the map knows.
+struct __attribute__((packed)) CheckpointSco {
+  uint64_t sco_id;
+  uint32_t total;
+};
+static_assert(sizeof(CheckpointSco) == 12);
+static_assert(offsetof(CheckpointSco, sco_id) == 0);
+static_assert(offsetof(CheckpointSco, total) == 8);
+
+inline constexpr uint32_t CHECKPOINT_MAGIC = 0x5043564f;  // OVCP
+inline constexpr uint16_t CHECKPOINT_VERSION = 1;
+// One object of a checkpoint: pages of the map in order, and the SCOs that it knows.
+struct __attribute__((packed)) CheckpointHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t reserved[2];
+  uint8_t cluster_uuid[16];
+  uint8_t vdisk_uuid[16];
+  uint64_t owner_epoch;
+  uint64_t tlog_number;
+  uint64_t tlog_epoch;
+  uint64_t sequence;
+  uint64_t sequence_epoch;
+  uint64_t size_bytes;
+  uint64_t sco_id_last;
+  uint32_t part;
+  uint32_t is_last;
+  uint8_t reserved1[32];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(CheckpointHeader) == 148);
+static_assert(offsetof(CheckpointHeader, magic) == 0);
+static_assert(offsetof(CheckpointHeader, version) == 4);
+static_assert(offsetof(CheckpointHeader, cluster_uuid) == 8);
+static_assert(offsetof(CheckpointHeader, vdisk_uuid) == 24);
+static_assert(offsetof(CheckpointHeader, owner_epoch) == 40);
+static_assert(offsetof(CheckpointHeader, tlog_number) == 48);
+static_assert(offsetof(CheckpointHeader, tlog_epoch) == 56);
+static_assert(offsetof(CheckpointHeader, sequence) == 64);
+static_assert(offsetof(CheckpointHeader, sequence_epoch) == 72);
+static_assert(offsetof(CheckpointHeader, size_bytes) == 80);
+static_assert(offsetof(CheckpointHeader, sco_id_last) == 88);
+static_assert(offsetof(CheckpointHeader, part) == 96);
+static_assert(offsetof(CheckpointHeader, is_last) == 100);
+static_assert(offsetof(CheckpointHeader, length) == 136);
+static_assert(offsetof(CheckpointHeader, body_crc) == 140);
+static_assert(offsetof(CheckpointHeader, header_crc) == 144);
+
 // osd: OSD records.
 
 enum class OsdState : uint8_t {
@@ -292,23 +412,6 @@ struct __attribute__((packed)) TlogResize {
 static_assert(sizeof(TlogResize) == 8);
 static_assert(offsetof(TlogResize, size_bytes) == 0);
 
-// Clusters moved to another SCO; applies only where the old location still stands (P-F2).
-struct __attribute__((packed)) TlogRelocation {
-  uint64_t cluster;
-  uint32_t count;
-  uint64_t from_sco_id;
-  uint32_t from_sco_index;
-  uint64_t to_sco_id;
-  uint32_t to_sco_index;
-};
-static_assert(sizeof(TlogRelocation) == 36);
-static_assert(offsetof(TlogRelocation, cluster) == 0);
-static_assert(offsetof(TlogRelocation, count) == 8);
-static_assert(offsetof(TlogRelocation, from_sco_id) == 12);
-static_assert(offsetof(TlogRelocation, from_sco_index) == 20);
-static_assert(offsetof(TlogRelocation, to_sco_id) == 24);
-static_assert(offsetof(TlogRelocation, to_sco_index) == 32);
-
 inline constexpr uint32_t TLOG_MAGIC = 0x4c54564f;  // OVTL
 inline constexpr uint16_t TLOG_VERSION = 1;
 // All changes of the map by one batch, in order.
@@ -322,10 +425,11 @@ struct __attribute__((packed)) TlogHeader {
   uint64_t number;
   uint64_t first_sequence;
   uint64_t last_sequence;
+  uint64_t last_epoch;
   uint64_t size_bytes;
   uint64_t created_ms;
   uint64_t key_id;
-  uint8_t reserved1[24];
+  uint8_t reserved1[16];
   uint32_t length;
   uint32_t body_crc;
   uint32_t header_crc;
@@ -339,9 +443,10 @@ static_assert(offsetof(TlogHeader, owner_epoch) == 40);
 static_assert(offsetof(TlogHeader, number) == 48);
 static_assert(offsetof(TlogHeader, first_sequence) == 56);
 static_assert(offsetof(TlogHeader, last_sequence) == 64);
-static_assert(offsetof(TlogHeader, size_bytes) == 72);
-static_assert(offsetof(TlogHeader, created_ms) == 80);
-static_assert(offsetof(TlogHeader, key_id) == 88);
+static_assert(offsetof(TlogHeader, last_epoch) == 72);
+static_assert(offsetof(TlogHeader, size_bytes) == 80);
+static_assert(offsetof(TlogHeader, created_ms) == 88);
+static_assert(offsetof(TlogHeader, key_id) == 96);
 static_assert(offsetof(TlogHeader, length) == 120);
 static_assert(offsetof(TlogHeader, body_crc) == 124);
 static_assert(offsetof(TlogHeader, header_crc) == 128);

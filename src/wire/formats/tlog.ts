@@ -6,12 +6,13 @@ import * as f from "../schema.js";
 
 const TlogData = f.struct({
   name: "TlogData",
-  purpose: "Consecutive clusters that lie one after the other in a SCO.",
+  purpose: "Clusters that lie one after the other in a SCO.",
   fields: {
-    cluster: f.u64("first cluster of the vDisk"),
     scoId: f.u64("the SCO"),
     scoIndex: f.u32("index in the SCO of the first cluster"),
-    crcs: f.list("u32", "u32", 16384, "CRC-32C of each cluster; their count is that of the clusters"),
+    baseCluster: f.u64("cluster of the vDisk that the offsets count from"),
+    offsets: f.list("u32", "u32", 16384, "cluster of the vDisk minus baseCluster, of each"),
+    crcs: f.list("u32", "u32", 16384, "CRC-32C of each"),
   },
 });
 
@@ -41,12 +42,13 @@ const TlogRelocation = f.struct({
   name: "TlogRelocation",
   purpose: "Clusters moved to another SCO; applies only where the old location still stands (P-F2).",
   fields: {
-    cluster: f.u64("first cluster of the vDisk"),
-    count: f.u32("clusters"),
-    fromScoId: f.u64("the SCO that they are read from now"),
-    fromScoIndex: f.u32("index there of the first cluster"),
+    fromScoId: f.u64("the SCO that they are read from up to here"),
     toScoId: f.u64("the SCO that they are in from here on"),
-    toScoIndex: f.u32("index there of the first cluster"),
+    toScoIndex: f.u32("index there of the first cluster; the others follow"),
+    baseCluster: f.u64("cluster of the vDisk that the offsets count from"),
+    offsets: f.list("u32", "u32", 16384, "cluster of the vDisk minus baseCluster, of each"),
+    fromIndexes: f.list("u32", "u32", 16384, "index in the old SCO of each"),
+    crcs: f.list("u32", "u32", 16384, "CRC-32C of each"),
   },
 });
 
@@ -79,10 +81,11 @@ const Tlog = f.format({
     number: f.u64("number of this TLog in the chain, from 1"),
     firstSequence: f.u64("first journal record of the batch"),
     lastSequence: f.u64("last journal record of the batch"),
+    lastEpoch: f.u64("owner epoch of that record"),
     sizeBytes: f.u64("size of the vDisk after the batch"),
     createdMs: f.u64("wall clock, for people"),
     keyId: f.u64("0: not sealed"),
-    reserved1: f.reserved(24),
+    reserved1: f.reserved(16),
     length: f.length(),
     bodyCrc: f.bodyCrc(),
     headerCrc: f.headerCrc(),

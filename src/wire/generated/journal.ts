@@ -5,22 +5,28 @@
 import { StorageError, messageOf } from "../../base/errors.js";
 import { type HeaderLayout, Reader, Writer, closeFormat, openFormat } from "../runtime.js";
 
-/** largest header area of a record */
-export const JOURNAL_HEADER_AREA_BYTES_MAX = 65536;
+/** header area of a record; this version has no other */
+export const JOURNAL_HEADER_AREA_BYTES = 4096;
 
 export const JournalKind = {
-  /** ranges with payload */
-  write: 1,
-  /** ranges that read zeroes from now on (P-A7) */
-  zero: 2,
+  /** ranges that are written or zeroed */
+  batch: 1,
   /** a snapshot marker: closes the batch (P-F1) */
-  snapshot: 3,
+  snapshot: 2,
   /** the vDisk has a new size */
-  resize: 4,
-  /** nothing but newer `complete` and `flushed` marks */
-  mark: 5,
+  resize: 3,
+  /** a clean stop: everything before it is committed and flushed */
+  stop: 4,
 } as const;
 export type JournalKind = (typeof JournalKind)[keyof typeof JournalKind];
+
+export const JournalRangeKind = {
+  /** clusters whose new content lies in the payload */
+  data: 1,
+  /** clusters that read zeroes from now on (P-A7) */
+  zero: 2,
+} as const;
+export type JournalRangeKind = (typeof JournalRangeKind)[keyof typeof JournalRangeKind];
 
 /** First 4 KiB of a journal segment; a start of service always opens a new one (P-A3). */
 export interface JournalSegmentHeader {
@@ -30,7 +36,7 @@ export interface JournalSegmentHeader {
   vdiskUuid: Uint8Array;
   /** owner epoch of the service that opened the segment (P-A4). */
   ownerEpoch: number;
-  /** grows by one with each segment of the vDisk on this router. */
+  /** grows by one with each segment of an epoch, from 1. */
   segmentNumber: number;
   /** the host's boot id (P-A8). */
   bootId: Uint8Array;
@@ -38,9 +44,9 @@ export interface JournalSegmentHeader {
   routerUuid: Uint8Array;
   /** incarnation of the router (P-C1). */
   incarnation: number;
-  /** sequence of the first record in this segment. */
+  /** sequence of the first record in this segment; older epochs end before it. */
   firstSequence: number;
-  /** hash of the record before the first one; zero at the very first. */
+  /** hash of the record before the first one; zero at an epoch's first. */
   previousHash: Uint8Array;
   /** size of the vDisk when the segment was opened. */
   sizeBytes: number;
@@ -48,6 +54,8 @@ export interface JournalSegmentHeader {
   segmentBytes: number;
   /** wall clock, for people. */
   createdMs: number;
+  /** request ids repeated here; their place is reserved (P-D2). */
+  appliedCount: number;
 }
 
 export const JOURNAL_SEGMENT_HEADER_MAGIC_U32 = 0x534a564f;
@@ -68,6 +76,7 @@ export const JOURNAL_SEGMENT_HEADER_PREVIOUS_HASH = 104;
 export const JOURNAL_SEGMENT_HEADER_SIZE_BYTES = 112;
 export const JOURNAL_SEGMENT_HEADER_SEGMENT_BYTES = 120;
 export const JOURNAL_SEGMENT_HEADER_CREATED_MS = 128;
+export const JOURNAL_SEGMENT_HEADER_APPLIED_COUNT = 136;
 export const JOURNAL_SEGMENT_HEADER_LENGTH = 4088;
 export const JOURNAL_SEGMENT_HEADER_HEADER_CRC = 4092;
 
@@ -104,7 +113,8 @@ export function writeJournalSegmentHeader(w: Writer, value: JournalSegmentHeader
   w.u64(value.sizeBytes);
   w.u64(value.segmentBytes);
   w.u64(value.createdMs);
-  w.zeroes(3952);
+  w.u32(value.appliedCount);
+  w.zeroes(3948);
   w.u32(0);
   w.u32(0);
 }
@@ -125,7 +135,8 @@ export function readJournalSegmentHeader(r: Reader): JournalSegmentHeader {
   const sizeBytes = r.u64("sizeBytes");
   const segmentBytes = r.u64("segmentBytes");
   const createdMs = r.u64("createdMs");
-  r.zeroes(3952, "reserved1");
+  const appliedCount = r.u32("appliedCount");
+  r.zeroes(3948, "reserved1");
   r.skip(4);
   r.skip(4);
   return {
@@ -141,6 +152,7 @@ export function readJournalSegmentHeader(r: Reader): JournalSegmentHeader {
     sizeBytes,
     segmentBytes,
     createdMs,
+    appliedCount,
   };
 }
 
@@ -189,7 +201,7 @@ export interface JournalRecord {
   vdiskUuid: Uint8Array;
   /** owner epoch (P-A4). */
   ownerEpoch: number;
-  /** number of this record, without gaps within an epoch. */
+  /** number of this record; one more than that of the record before. */
   sequence: number;
   /** header CRC and body CRC of the record before this one. */
   previousHash: Uint8Array;
@@ -203,9 +215,7 @@ export interface JournalRecord {
   value: number;
   /** entries of the ranges table, which begins at byte 160. */
   rangeCount: number;
-  /** entries of the requests table, right after the ranges. */
-  requestCount: number;
-  /** clusters of payload = CRCs in the CRC table, right after the requests. */
+  /** clusters of payload = CRCs in the CRC table, right after the ranges. */
   clusterCount: number;
   /** bytes up to the payload; a multiple of 4 KiB. */
   headerAreaBytes: number;
@@ -233,7 +243,6 @@ export const JOURNAL_RECORD_FLUSHED = 72;
 export const JOURNAL_RECORD_KEY_ID = 80;
 export const JOURNAL_RECORD_VALUE = 88;
 export const JOURNAL_RECORD_RANGE_COUNT = 96;
-export const JOURNAL_RECORD_REQUEST_COUNT = 98;
 export const JOURNAL_RECORD_CLUSTER_COUNT = 100;
 export const JOURNAL_RECORD_HEADER_AREA_BYTES = 104;
 export const JOURNAL_RECORD_LENGTH = 148;
@@ -271,8 +280,7 @@ export function writeJournalRecord(w: Writer, value: JournalRecord): void {
   w.u64(value.flushed);
   w.u64(value.keyId);
   w.u64(value.value);
-  w.u16(value.rangeCount);
-  w.u16(value.requestCount);
+  w.u32(value.rangeCount);
   w.u32(value.clusterCount);
   w.u32(value.headerAreaBytes);
   w.zeroes(40);
@@ -296,8 +304,7 @@ export function readJournalRecord(r: Reader): JournalRecord {
   const flushed = r.u64("flushed");
   const keyId = r.u64("keyId");
   const value = r.u64("value");
-  const rangeCount = r.u16("rangeCount");
-  const requestCount = r.u16("requestCount");
+  const rangeCount = r.u32("rangeCount");
   const clusterCount = r.u32("clusterCount");
   const headerAreaBytes = r.u32("headerAreaBytes");
   r.zeroes(40, "reserved0");
@@ -317,7 +324,6 @@ export function readJournalRecord(r: Reader): JournalRecord {
     keyId,
     value,
     rangeCount,
-    requestCount,
     clusterCount,
     headerAreaBytes,
     length,
@@ -358,58 +364,48 @@ export function invalidJournalRecord(bytes: Uint8Array, at = 0, end = bytes.byte
   }
 }
 
-/** Consecutive clusters of the vDisk that a record writes or zeroes. */
+/** Consecutive clusters that a request writes or zeroes, and the request's identity (P-D2). */
 export interface JournalRange {
-  /** first cluster. */
-  cluster: number;
-  /** clusters; those of a write record lie in the payload in this order. */
-  count: number;
-}
-
-export const JOURNAL_RANGE_BYTES = 16;
-export const JOURNAL_RANGE_CLUSTER = 0;
-export const JOURNAL_RANGE_COUNT = 8;
-
-/** Bytes of the encoded value. */
-export function bytesJournalRange(_value: JournalRange): number {
-  return 16;
-}
-
-export function writeJournalRange(w: Writer, value: JournalRange): void {
-  w.u64(value.cluster);
-  w.u64(value.count);
-}
-
-export function readJournalRange(r: Reader): JournalRange {
-  const cluster = r.u64("cluster");
-  const count = r.u64("count");
-  return { cluster, count };
-}
-
-/** Identity of a client's request that the record answers (P-D2). */
-export interface JournalRequest {
-  /** attachment: generation of the Edge's or the connection's attach. */
+  /** what happens to them. */
+  kind: JournalRangeKind;
+  /** attachment that the request came by; 0: none. */
   attachment: number;
+  /** first cluster of the vDisk. */
+  cluster: number;
+  /** clusters; those of data ranges lie in the payload in this order. */
+  count: number;
   /** the client's id of the request. */
   requestId: bigint;
 }
 
-export const JOURNAL_REQUEST_BYTES = 16;
-export const JOURNAL_REQUEST_ATTACHMENT = 0;
-export const JOURNAL_REQUEST_REQUEST_ID = 8;
+export const JOURNAL_RANGE_BYTES = 32;
+export const JOURNAL_RANGE_KIND = 0;
+export const JOURNAL_RANGE_ATTACHMENT = 4;
+export const JOURNAL_RANGE_CLUSTER = 8;
+export const JOURNAL_RANGE_COUNT = 16;
+export const JOURNAL_RANGE_REQUEST_ID = 24;
 
 /** Bytes of the encoded value. */
-export function bytesJournalRequest(_value: JournalRequest): number {
-  return 16;
+export function bytesJournalRange(_value: JournalRange): number {
+  return 32;
 }
 
-export function writeJournalRequest(w: Writer, value: JournalRequest): void {
-  w.u64(value.attachment);
+export function writeJournalRange(w: Writer, value: JournalRange): void {
+  w.u8(value.kind);
+  w.zeroes(3);
+  w.u32(value.attachment);
+  w.u64(value.cluster);
+  w.u64(value.count);
   w.u64big(value.requestId);
 }
 
-export function readJournalRequest(r: Reader): JournalRequest {
-  const attachment = r.u64("attachment");
+export function readJournalRange(r: Reader): JournalRange {
+  const kind = r.u8("kind") as JournalRangeKind;
+  if (!Object.values(JournalRangeKind).includes(kind)) r.fail(`kind ${kind} is unknown`);
+  r.zeroes(3, "reserved0");
+  const attachment = r.u32("attachment");
+  const cluster = r.u64("cluster");
+  const count = r.u64("count");
   const requestId = r.u64big("requestId");
-  return { attachment, requestId };
+  return { kind, attachment, cluster, count, requestId };
 }

@@ -6,44 +6,50 @@ import { StorageError, messageOf } from "../../base/errors.js";
 import { type HeaderLayout, Reader, Writer, closeFormat, openFormat, textBytes } from "../runtime.js";
 
 
-/** Consecutive clusters that lie one after the other in a SCO. */
+/** Clusters that lie one after the other in a SCO. */
 export interface TlogData {
-  /** first cluster of the vDisk. */
-  cluster: number;
   /** the SCO. */
   scoId: number;
   /** index in the SCO of the first cluster. */
   scoIndex: number;
-  /** CRC-32C of each cluster; their count is that of the clusters. */
+  /** cluster of the vDisk that the offsets count from. */
+  baseCluster: number;
+  /** cluster of the vDisk minus baseCluster, of each. */
+  offsets: Uint32Array;
+  /** CRC-32C of each. */
   crcs: Uint32Array;
 }
 
-export const TLOG_DATA_CLUSTER = 0;
-export const TLOG_DATA_SCO_ID = 8;
-export const TLOG_DATA_SCO_INDEX = 16;
-export const TLOG_DATA_CRCS = 20;
+export const TLOG_DATA_SCO_ID = 0;
+export const TLOG_DATA_SCO_INDEX = 8;
+export const TLOG_DATA_BASE_CLUSTER = 12;
+export const TLOG_DATA_OFFSETS = 20;
 
 /** Bytes of the encoded value. */
 export function bytesTlogData(value: TlogData): number {
-  let bytes = 24;
+  let bytes = 28;
+  bytes += 4 * value.offsets.length;
   bytes += 4 * value.crcs.length;
   return bytes;
 }
 
 export function writeTlogData(w: Writer, value: TlogData): void {
-  w.u64(value.cluster);
   w.u64(value.scoId);
   w.u32(value.scoIndex);
+  w.u64(value.baseCluster);
+  w.count(value.offsets.length, 16384, "u32");
+  w.u32List(value.offsets);
   w.count(value.crcs.length, 16384, "u32");
   w.u32List(value.crcs);
 }
 
 export function readTlogData(r: Reader): TlogData {
-  const cluster = r.u64("cluster");
   const scoId = r.u64("scoId");
   const scoIndex = r.u32("scoIndex");
+  const baseCluster = r.u64("baseCluster");
+  const offsets = r.u32List(r.count("u32", 16384, 4, "offsets"), "offsets");
   const crcs = r.u32List(r.count("u32", 16384, 4, "crcs"), "crcs");
-  return { cluster, scoId, scoIndex, crcs };
+  return { scoId, scoIndex, baseCluster, offsets, crcs };
 }
 
 /** Clusters that read zeroes, whatever a parent has (P-A7). */
@@ -133,50 +139,59 @@ export function readTlogSnapshot(r: Reader): TlogSnapshot {
 
 /** Clusters moved to another SCO; applies only where the old location still stands (P-F2). */
 export interface TlogRelocation {
-  /** first cluster of the vDisk. */
-  cluster: number;
-  /** clusters. */
-  count: number;
-  /** the SCO that they are read from now. */
+  /** the SCO that they are read from up to here. */
   fromScoId: number;
-  /** index there of the first cluster. */
-  fromScoIndex: number;
   /** the SCO that they are in from here on. */
   toScoId: number;
-  /** index there of the first cluster. */
+  /** index there of the first cluster; the others follow. */
   toScoIndex: number;
+  /** cluster of the vDisk that the offsets count from. */
+  baseCluster: number;
+  /** cluster of the vDisk minus baseCluster, of each. */
+  offsets: Uint32Array;
+  /** index in the old SCO of each. */
+  fromIndexes: Uint32Array;
+  /** CRC-32C of each. */
+  crcs: Uint32Array;
 }
 
-export const TLOG_RELOCATION_BYTES = 36;
-export const TLOG_RELOCATION_CLUSTER = 0;
-export const TLOG_RELOCATION_COUNT = 8;
-export const TLOG_RELOCATION_FROM_SCO_ID = 12;
-export const TLOG_RELOCATION_FROM_SCO_INDEX = 20;
-export const TLOG_RELOCATION_TO_SCO_ID = 24;
-export const TLOG_RELOCATION_TO_SCO_INDEX = 32;
+export const TLOG_RELOCATION_FROM_SCO_ID = 0;
+export const TLOG_RELOCATION_TO_SCO_ID = 8;
+export const TLOG_RELOCATION_TO_SCO_INDEX = 16;
+export const TLOG_RELOCATION_BASE_CLUSTER = 20;
+export const TLOG_RELOCATION_OFFSETS = 28;
 
 /** Bytes of the encoded value. */
-export function bytesTlogRelocation(_value: TlogRelocation): number {
-  return 36;
+export function bytesTlogRelocation(value: TlogRelocation): number {
+  let bytes = 40;
+  bytes += 4 * value.offsets.length;
+  bytes += 4 * value.fromIndexes.length;
+  bytes += 4 * value.crcs.length;
+  return bytes;
 }
 
 export function writeTlogRelocation(w: Writer, value: TlogRelocation): void {
-  w.u64(value.cluster);
-  w.u32(value.count);
   w.u64(value.fromScoId);
-  w.u32(value.fromScoIndex);
   w.u64(value.toScoId);
   w.u32(value.toScoIndex);
+  w.u64(value.baseCluster);
+  w.count(value.offsets.length, 16384, "u32");
+  w.u32List(value.offsets);
+  w.count(value.fromIndexes.length, 16384, "u32");
+  w.u32List(value.fromIndexes);
+  w.count(value.crcs.length, 16384, "u32");
+  w.u32List(value.crcs);
 }
 
 export function readTlogRelocation(r: Reader): TlogRelocation {
-  const cluster = r.u64("cluster");
-  const count = r.u32("count");
   const fromScoId = r.u64("fromScoId");
-  const fromScoIndex = r.u32("fromScoIndex");
   const toScoId = r.u64("toScoId");
   const toScoIndex = r.u32("toScoIndex");
-  return { cluster, count, fromScoId, fromScoIndex, toScoId, toScoIndex };
+  const baseCluster = r.u64("baseCluster");
+  const offsets = r.u32List(r.count("u32", 16384, 4, "offsets"), "offsets");
+  const fromIndexes = r.u32List(r.count("u32", 16384, 4, "fromIndexes"), "fromIndexes");
+  const crcs = r.u32List(r.count("u32", 16384, 4, "crcs"), "crcs");
+  return { fromScoId, toScoId, toScoIndex, baseCluster, offsets, fromIndexes, crcs };
 }
 
 /** One change of the map. */
@@ -259,6 +274,8 @@ export interface Tlog {
   firstSequence: number;
   /** last journal record of the batch. */
   lastSequence: number;
+  /** owner epoch of that record. */
+  lastEpoch: number;
   /** size of the vDisk after the batch. */
   sizeBytes: number;
   /** wall clock, for people. */
@@ -280,9 +297,10 @@ export const TLOG_OWNER_EPOCH = 40;
 export const TLOG_NUMBER = 48;
 export const TLOG_FIRST_SEQUENCE = 56;
 export const TLOG_LAST_SEQUENCE = 64;
-export const TLOG_SIZE_BYTES = 72;
-export const TLOG_CREATED_MS = 80;
-export const TLOG_KEY_ID = 88;
+export const TLOG_LAST_EPOCH = 72;
+export const TLOG_SIZE_BYTES = 80;
+export const TLOG_CREATED_MS = 88;
+export const TLOG_KEY_ID = 96;
 export const TLOG_LENGTH = 120;
 export const TLOG_BODY_CRC = 124;
 export const TLOG_HEADER_CRC = 128;
@@ -317,10 +335,11 @@ export function writeTlog(w: Writer, value: Tlog): void {
   w.u64(value.number);
   w.u64(value.firstSequence);
   w.u64(value.lastSequence);
+  w.u64(value.lastEpoch);
   w.u64(value.sizeBytes);
   w.u64(value.createdMs);
   w.u64(value.keyId);
-  w.zeroes(24);
+  w.zeroes(16);
   w.u32(0);
   w.u32(0);
   w.u32(0);
@@ -338,10 +357,11 @@ export function readTlog(r: Reader): Tlog {
   const number = r.u64("number");
   const firstSequence = r.u64("firstSequence");
   const lastSequence = r.u64("lastSequence");
+  const lastEpoch = r.u64("lastEpoch");
   const sizeBytes = r.u64("sizeBytes");
   const createdMs = r.u64("createdMs");
   const keyId = r.u64("keyId");
-  r.zeroes(24, "reserved1");
+  r.zeroes(16, "reserved1");
   r.skip(4);
   r.skip(4);
   r.skip(4);
@@ -353,6 +373,7 @@ export function readTlog(r: Reader): Tlog {
     number,
     firstSequence,
     lastSequence,
+    lastEpoch,
     sizeBytes,
     createdMs,
     keyId,
