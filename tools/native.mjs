@@ -3,8 +3,12 @@
 import { readFileSync } from "node:fs";
 
 const [what, name] = process.argv.slice(2);
-const addon = JSON.parse(readFileSync(new URL("../native.json", import.meta.url), "utf8")).addons[name];
+const addon = JSON.parse(readFileSync(new URL("../native.json", import.meta.url), "utf8")).addons[
+  name
+];
 if (!addon) throw new Error(`native.json has no addon "${name}"`);
 const lines =
-  what === "sources" ? [...addon.core, ...addon.binding] : addon.libraries.map((library) => `-l${library}`);
+  what === "sources"
+    ? [...addon.core, ...addon.binding]
+    : addon.libraries.map((library) => `-l${library}`);
 console.log(lines.join("\n"));

@@ -8,7 +8,7 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { pathToFileURL, fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { cppOf } from "./wiregen/cpp.mjs";
 import { docsOf } from "./wiregen/docs.mjs";
 import { goldenOf } from "./wiregen/golden.mjs";
@@ -29,13 +29,19 @@ function areaOf(part) {
 }
 
 const wanted = new Map();
-for (const area of areas) wanted.set(`src/wire/generated/${area.name}.ts`, typescriptOf(area, areaOf));
+for (const area of areas)
+  wanted.set(`src/wire/generated/${area.name}.ts`, typescriptOf(area, areaOf));
 wanted.set("native/common/wire.h", cppOf(areas));
 wanted.set("docs/formats.md", docsOf(areas));
-const before = existsSync(join(root, GOLDEN)) ? JSON.parse(readFileSync(join(root, GOLDEN), "utf8")) : [];
+const before = existsSync(join(root, GOLDEN))
+  ? JSON.parse(readFileSync(join(root, GOLDEN), "utf8"))
+  : [];
 try {
   const vectors = goldenOf(areas, before, renew);
-  wanted.set(GOLDEN, `[\n${vectors.map((vector) => `  ${JSON.stringify(vector)}`).join(",\n")}\n]\n`);
+  wanted.set(
+    GOLDEN,
+    `[\n${vectors.map((vector) => `  ${JSON.stringify(vector)}`).join(",\n")}\n]\n`,
+  );
 } catch (error) {
   console.error(error.message);
   process.exit(1);
@@ -44,7 +50,9 @@ process.exit(settle());
 
 async function loadAreas() {
   const folder = join(root, "dist/src/wire/formats");
-  const sources = readdirSync(join(root, "src/wire/formats")).filter((name) => name.endsWith(".ts")).sort();
+  const sources = readdirSync(join(root, "src/wire/formats"))
+    .filter((name) => name.endsWith(".ts"))
+    .sort();
   const loaded = [];
   for (const source of sources) {
     const module = await import(pathToFileURL(join(folder, source.replace(/\.ts$/, ".js"))).href);
@@ -55,12 +63,18 @@ async function loadAreas() {
 
 /** Writes, or with --check reports, what differs; returns the exit code. */
 function settle() {
-  const differing = [...wanted].filter(([path, text]) => !existsSync(join(root, path)) || readFileSync(join(root, path), "utf8") !== text);
+  const differing = [...wanted].filter(
+    ([path, text]) =>
+      !existsSync(join(root, path)) || readFileSync(join(root, path), "utf8") !== text,
+  );
   const folder = join(root, "src/wire/generated");
   mkdirSync(folder, { recursive: true });
-  const strays = readdirSync(folder).map((name) => `src/wire/generated/${name}`).filter((path) => !wanted.has(path));
+  const strays = readdirSync(folder)
+    .map((name) => `src/wire/generated/${name}`)
+    .filter((path) => !wanted.has(path));
   if (isCheck) {
-    for (const path of [...differing.map(([name]) => name), ...strays]) console.error(`${path} is not what the declarations give: run node tools/wiregen.mjs`);
+    for (const path of [...differing.map(([name]) => name), ...strays])
+      console.error(`${path} is not what the declarations give: run node tools/wiregen.mjs`);
     return differing.length + strays.length > 0 ? 1 : 0;
   }
   for (const [path, text] of differing) {

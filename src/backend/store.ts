@@ -69,7 +69,12 @@ export interface ObjectStore {
    */
   put(request: PutRequest): Promise<PutResult>;
   /** Deletes objects (missing ones are fine) under the fence; their fragments go in the background. */
-  remove(namespace: string, names: readonly string[], ownerEpoch: number, extras: CommitExtras): Promise<void>;
+  remove(
+    namespace: string,
+    names: readonly string[],
+    ownerEpoch: number,
+    extras: CommitExtras,
+  ): Promise<void>;
   /**
    * Reads parts, all-or-error; every byte was checked against the fragment checksums. Parts of one
    * call are coalesced per ASD. OVS_NOT_FOUND names the object; OVS_UNAVAILABLE: fewer than k
@@ -77,7 +82,11 @@ export interface ObjectStore {
    */
   read(namespace: string, parts: readonly ReadPart[], timeoutMs: number): Promise<void>;
   /** Objects with a name prefix, in order, after `after`. */
-  list(namespace: string, prefix: string, options: { after?: string; limit: number }): Promise<ObjectInfo[]>;
+  list(
+    namespace: string,
+    prefix: string,
+    options: { after?: string; limit: number },
+  ): Promise<ObjectInfo[]>;
   /** Resolves when every object of the namespace has the full width that the living OSDs allow (P-A10). */
   waitFullWidth(namespace: string, timeoutMs: number): Promise<{ full: boolean; spareMin: number }>;
 }

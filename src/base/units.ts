@@ -31,7 +31,12 @@ export function parseSize(text: string): number {
 /** Prints a size as the largest unit that divides it exactly: `10G`, `1536M`, `4095`. */
 export function formatSize(bytes: number): string {
   assert(Number.isSafeInteger(bytes) && bytes >= 0, "sizes are whole and not negative");
-  for (const [suffix, unit] of [["T", TIB], ["G", GIB], ["M", MIB], ["K", KIB]] as const) {
+  for (const [suffix, unit] of [
+    ["T", TIB],
+    ["G", GIB],
+    ["M", MIB],
+    ["K", KIB],
+  ] as const) {
     if (bytes >= unit && bytes % unit === 0) return `${bytes / unit}${suffix}`;
   }
   return String(bytes);

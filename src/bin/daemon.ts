@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the main of every daemon does: start, say ready, stop on SIGTERM, die with its supervisor.
 
-import { StorageError, messageOf } from "../base/errors.js";
+import { messageOf, StorageError } from "../base/errors.js";
 
 export interface Daemon {
   start(): Promise<void>;

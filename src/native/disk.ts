@@ -35,7 +35,13 @@ interface DiskAddon {
   /** Takes the exclusive lock of an open file; 0 or -errno (-EWOULDBLOCK: somebody has it). */
   flock(fd: number): number;
   /** fallocate on the worker pool; `done` gets 0 or -errno. */
-  fallocate(fd: number, punch: boolean, offset: number, bytes: number, done: (result: number) => void): void;
+  fallocate(
+    fd: number,
+    punch: boolean,
+    offset: number,
+    bytes: number,
+    done: (result: number) => void,
+  ): void;
 }
 
 /** Columns of the table that the engine and the face share; see native/disk/core/table.h. */

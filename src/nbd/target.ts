@@ -24,7 +24,14 @@ export const RequestKind = {
 } as const;
 
 /** Bits of `flags[slot]`, as in the NBD protocol. */
-export const RequestFlag = { Fua: 1, NoHole: 2, Df: 4, ReqOne: 8, FastZero: 16, PayloadLen: 32 } as const;
+export const RequestFlag = {
+  Fua: 1,
+  NoHole: 2,
+  Df: 4,
+  ReqOne: 8,
+  FastZero: 16,
+  PayloadLen: 32,
+} as const;
 
 /** 128 KiB of payload, aligned, plus one cluster for a request that begins inside a cluster. */
 export const SLOT_CLUSTERS_MAX = 33;

@@ -21,7 +21,12 @@ export interface Codec {
   /** CRC-32C of each 4 KiB of a range of whole clusters into target[targetIndex…]. */
   crc32cClusters(arena: number, clusters: number, target: Uint32Array, targetIndex: number): void;
   /** First i in [0, clusters) whose CRC differs from expected[expectedIndex + i], or -1. */
-  crc32cVerify(arena: number, clusters: number, expected: Uint32Array, expectedIndex: number): number;
+  crc32cVerify(
+    arena: number,
+    clusters: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number;
 
   /**
    * Encodes an object that lies at `data`, contiguous, into m parity fragments at `parity` (each

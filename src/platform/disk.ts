@@ -71,12 +71,40 @@ export interface Disk {
   handler(handler: CompletionHandler): HandlerId;
 
   // Staged operations. All borrow their arena range until the completion.
-  read(handler: HandlerId, tag: number, file: FileId, offset: number, arena: number, bytes: number): void;
-  write(handler: HandlerId, tag: number, file: FileId, offset: number, arena: number, bytes: number): void;
+  read(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void;
+  write(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void;
   /** One write gathered from `count` pieces: pieces[2i] = arena offset, pieces[2i+1] = bytes. Copies the list. */
-  writeGather(handler: HandlerId, tag: number, file: FileId, offset: number, pieces: Uint32Array, count: number): void;
+  writeGather(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    pieces: Uint32Array,
+    count: number,
+  ): void;
   /** One read scattered over `count` pieces, as writeGather. */
-  readScatter(handler: HandlerId, tag: number, file: FileId, offset: number, pieces: Uint32Array, count: number): void;
+  readScatter(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    pieces: Uint32Array,
+    count: number,
+  ): void;
   /** fdatasync: covers every write of the file that was completed before this call. */
   sync(handler: HandlerId, tag: number, file: FileId): void;
   /** Allocates blocks (file grows to offset+bytes). */

@@ -59,7 +59,12 @@ export interface Connection {
    * Stages a frame. Copies `meta`; borrows the payload until `onSent` runs (also when the
    * connection ends; at once where there is no payload). Ignored on a closed connection (onSent still runs).
    */
-  send(frame: Frame, meta: Uint8Array | null, payload: Segments | null, onSent: (() => void) | null): void;
+  send(
+    frame: Frame,
+    meta: Uint8Array | null,
+    payload: Segments | null,
+    onSent: (() => void) | null,
+  ): void;
   /** The payload of the response to `requestId` goes to these segments, in order; copies the list. */
   expect(requestId: number, into: Segments): void;
   /** Takes that back. When the payload is arriving right now, the connection is closed: memory must not be written any more. */
@@ -75,7 +80,10 @@ export interface Listener {
 
 export interface Network {
   /** Accepts connections; `accept` gives the handler of a new one. A stale unix socket file is replaced. */
-  listen(address: Address, accept: (connection: Connection) => ConnectionHandler): Promise<Listener>;
+  listen(
+    address: Address,
+    accept: (connection: Connection) => ConnectionHandler,
+  ): Promise<Listener>;
   /** Rejects with OVS_UNAVAILABLE in words. */
   connect(address: Address, handler: ConnectionHandler, timeoutMs: number): Promise<Connection>;
   /** Gives a received payload's memory back. */

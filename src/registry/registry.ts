@@ -23,7 +23,12 @@ export interface RegistryEntry {
 
 /** A compare of one key; a missing key has version, createRevision and modRevision 0 and an empty value. */
 export type Compare =
-  | { key: string; target: "version" | "createRevision" | "modRevision"; is: "=" | "<" | ">" | "!="; number: number }
+  | {
+      key: string;
+      target: "version" | "createRevision" | "modRevision";
+      is: "=" | "<" | ">" | "!=";
+      number: number;
+    }
   | { key: string; target: "value"; is: "=" | "<" | ">" | "!="; value: Uint8Array };
 
 export type Operation =

@@ -5,7 +5,7 @@
 
 import { assert } from "../base/assert.js";
 import { crc32c } from "../base/crc32c.js";
-import { StorageError, type ErrorCode } from "../base/errors.js";
+import { type ErrorCode, StorageError } from "../base/errors.js";
 
 export type CountKind = "u8" | "u16" | "u32";
 
@@ -137,7 +137,8 @@ export class Reader {
 
   u64(field: string): number {
     this.need(8, field);
-    const value = this.view.getUint32(this.at, true) + this.view.getUint32(this.at + 4, true) * TWO_32;
+    const value =
+      this.view.getUint32(this.at, true) + this.view.getUint32(this.at + 4, true) * TWO_32;
     if (!Number.isSafeInteger(value)) this.fail(`${field} is above 2^53`);
     this.at += 8;
     return value;
@@ -229,7 +230,12 @@ export interface HeaderLayout {
 }
 
 /** Begins the reading of a format: magic, version, lengths and checksums are right after it. */
-export function openFormat(layout: HeaderLayout, bytes: Uint8Array, at: number, end: number): Reader {
+export function openFormat(
+  layout: HeaderLayout,
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+): Reader {
   const code: ErrorCode = layout.lies === "disk" ? "OVS_CORRUPT" : "OVS_PROTOCOL";
   const reader = new Reader(bytes, at, end, layout.name, code);
   reader.need(layout.headerBytes, "the header");

@@ -36,7 +36,12 @@ export type FieldType =
   | { readonly kind: "headerCrc" }
   | { readonly kind: "blob"; readonly count: CountKind; readonly bytesMax: number }
   | { readonly kind: "text"; readonly count: CountKind; readonly bytesMax: number }
-  | { readonly kind: "list"; readonly count: CountKind; readonly item: ListItem; readonly itemsMax: number }
+  | {
+      readonly kind: "list";
+      readonly count: CountKind;
+      readonly item: ListItem;
+      readonly itemsMax: number;
+    }
   | { readonly kind: "struct"; readonly struct: Part };
 
 /** u32 items become a Uint32Array, u64 items a number[]; others one object each. */
@@ -150,7 +155,8 @@ export const u64big = (doc: string): Field => field({ kind: "scalar", scalar: "u
 /** A u8 that must be one of the codes. */
 export const code = (of: Codes, doc: string): Field =>
   field({ kind: "scalar", scalar: "u8", codes: of }, doc);
-export const bytes = (count: number, doc: string): Field => field({ kind: "bytes", bytes: count }, doc);
+export const bytes = (count: number, doc: string): Field =>
+  field({ kind: "bytes", bytes: count }, doc);
 export const uuid = (doc: string): Field => field({ kind: "bytes", bytes: 16 }, doc);
 /** Zero, and verified to be zero. */
 export const reserved = (count: number): Field => field({ kind: "reserved", bytes: count }, "zero");
@@ -158,9 +164,11 @@ export const reserved = (count: number): Field => field({ kind: "reserved", byte
 export const reservedTo = (offset: number): Field => field({ kind: "reservedTo", offset }, "zero");
 export const magic = (): Field => field({ kind: "magic" }, "what this is");
 export const version = (): Field => field({ kind: "version" }, "version of this format");
-export const length = (doc = "bytes of header and body together"): Field => field({ kind: "length" }, doc);
+export const length = (doc = "bytes of header and body together"): Field =>
+  field({ kind: "length" }, doc);
 export const bodyCrc = (doc = "CRC-32C of the body"): Field => field({ kind: "bodyCrc" }, doc);
-export const headerCrc = (): Field => field({ kind: "headerCrc" }, "CRC-32C of all bytes before it");
+export const headerCrc = (): Field =>
+  field({ kind: "headerCrc" }, "CRC-32C of all bytes before it");
 /** A count of bytes, then these. */
 export const blob = (count: CountKind, bytesMax: number, doc: string): Field =>
   field({ kind: "blob", count, bytesMax }, doc);
@@ -172,5 +180,8 @@ export const list = (count: CountKind, item: ListItem, itemsMax: number, doc: st
   field({ kind: "list", count, item, itemsMax }, doc);
 export const one = (of: Part, doc: string): Field => field({ kind: "struct", struct: of }, doc);
 /** Marks the first version that has the field. */
-export const since = (first: number, of: Field, place: "inReserved" | "last"): Field =>
-  ({ ...of, since: first, inReserved: place === "inReserved" });
+export const since = (first: number, of: Field, place: "inReserved" | "last"): Field => ({
+  ...of,
+  since: first,
+  inReserved: place === "inReserved",
+});

@@ -47,7 +47,12 @@ async function encoded(layout: StripeLayout, dataBytes: number) {
 }
 
 /** Fragments that are wanted from the first k that are left, or from k given ones. */
-async function rebuilt(code: StripeLayout, fragments: Uint8Array[], lost: number[], have: number[]) {
+async function rebuilt(
+  code: StripeLayout,
+  fragments: Uint8Array[],
+  lost: number[],
+  have: number[],
+) {
   const bytes = fragments[0]!.byteLength;
   const place = (at: number, i: number) => at + i * bytes;
   have.forEach((f, i) => void arena.set(fragments[f]!, place(DATA_AT, i)));
@@ -98,7 +103,14 @@ t.test("CRCs of clusters are verified and the first wrong one is named", async (
   }
 });
 
-for (const [k, m] of [[1, 1], [1, 3], [2, 1], [3, 2], [4, 2], [5, 3]] as const) {
+for (const [k, m] of [
+  [1, 1],
+  [1, 3],
+  [2, 1],
+  [3, 2],
+  [4, 2],
+  [5, 3],
+] as const) {
   t.test(`every loss of up to ${m} fragments of ${k}+${m} is rebuilt`, async (t) => {
     const layout = { k, m, unitBytes: 2 * CLUSTER_BYTES, stripes: 3 };
     const whole = k * 6 * CLUSTER_BYTES;
@@ -165,8 +177,13 @@ t.test("wrong arguments are refused", async (t) => {
   const layout = { k: 4, m: 2, unitBytes: 4096, stripes: 1 };
   const crcs = new Uint32Array(6);
   const refuse = (what: string, work: () => unknown) => t.throws(work, AssertionError, what);
-  const encode = (change: Partial<StripeLayout>, data = 4096, bytes = 16384, parity = 40960, list = crcs) =>
-    session.encode({ ...layout, ...change }, data, bytes, parity, list);
+  const encode = (
+    change: Partial<StripeLayout>,
+    data = 4096,
+    bytes = 16384,
+    parity = 40960,
+    list = crcs,
+  ) => session.encode({ ...layout, ...change }, data, bytes, parity, list);
   refuse("k = 0", () => encode({ k: 0 }));
   refuse("m < 0", () => encode({ m: -1 }));
   refuse("k + m too large", () => encode({ k: 60, m: 5 }));
@@ -182,7 +199,14 @@ t.test("wrong arguments are refused", async (t) => {
   refuse("negative", () => encode({}, -4096, 16384, 40960));
   refuse("not a number", () => encode({}, Number.NaN));
   const rebuild = (have: number[], want: number[], bytes = 4096, at = 8192) =>
-    session.rebuild(layout, have, have.map((_, i) => at + i * 4096), want, want.map(() => 65536), bytes);
+    session.rebuild(
+      layout,
+      have,
+      have.map((_, i) => at + i * 4096),
+      want,
+      want.map(() => 65536),
+      bytes,
+    );
   refuse("too few", () => rebuild([0, 1, 2], [3]));
   refuse("twice the same", () => rebuild([0, 1, 2, 2], [3]));
   refuse("none wanted", () => rebuild([0, 1, 2, 3], []));
@@ -225,9 +249,18 @@ t.test("the process may end at every stage of a job", async (t) => {
   t.equal(await run(program("process.exit(7);")), "7", "jobs queued and running");
   t.equal(await run(program("setImmediate(() => process.exit(7));")), "7", "a turn later");
   t.equal(await run(program("await Promise.race(jobs); process.exit(7);")), "7", "one finished");
-  t.equal(await run(program("await Promise.all(jobs); console.log('all');")), "all 0", "all finished");
+  t.equal(
+    await run(program("await Promise.all(jobs); console.log('all');")),
+    "all 0",
+    "all finished",
+  );
   t.equal(await run(program("jobs.length = 0; gc(); gc();")), "0", "nobody holds anything");
-  t.equal(await run(program("await jobs[0]; throw 1;").replace("throw 1", "process.kill(process.pid, 'SIGKILL')")), "SIGKILL");
+  t.equal(
+    await run(
+      program("await jobs[0]; throw 1;").replace("throw 1", "process.kill(process.pid, 'SIGKILL')"),
+    ),
+    "SIGKILL",
+  );
 });
 
 t.test("a worker thread may end at every stage of a job", async (t) => {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { StorageError } from "../../src/base/errors.js";
-import { crc32c } from "../../src/base/crc32c.js";
 import { fromHex, toHex } from "../../src/base/bytes.js";
+import { crc32c } from "../../src/base/crc32c.js";
+import { StorageError } from "../../src/base/errors.js";
 
 interface Vector {
   area: string;
@@ -23,11 +23,16 @@ interface Faces {
 }
 
 const root = new URL("../../../", import.meta.url);
-const vectors = JSON.parse(readFileSync(new URL("test/wire/golden.json", root), "utf8")) as Vector[];
+const vectors = JSON.parse(
+  readFileSync(new URL("test/wire/golden.json", root), "utf8"),
+) as Vector[];
 const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
 
 async function facesOf(vector: Vector): Promise<Faces> {
-  const module = (await import(`../../src/wire/generated/${vector.area}.js`)) as Record<string, unknown>;
+  const module = (await import(`../../src/wire/generated/${vector.area}.js`)) as Record<
+    string,
+    unknown
+  >;
   const upper = vector.name.replace(/([a-z0-9])([A-Z])/g, "$1_$2").toUpperCase();
   const face = (verb: string) => module[`${verb}${vector.name}`];
   return {
@@ -60,11 +65,15 @@ function plain(value: unknown): unknown {
 
 const listsRevived = (value: unknown, like: unknown): unknown => {
   if (like instanceof Uint32Array) return Uint32Array.from(value as number[]);
-  if (Array.isArray(like)) return (value as unknown[]).map((item, i) => listsRevived(item, like[i]));
+  if (Array.isArray(like))
+    return (value as unknown[]).map((item, i) => listsRevived(item, like[i]));
   if (typeof like !== "object" || like === null || ArrayBuffer.isView(like)) return value;
   const shape = like as Record<string, unknown>;
   return Object.fromEntries(
-    Object.entries(value as Record<string, unknown>).map(([key, item]) => [key, listsRevived(item, shape[key])]),
+    Object.entries(value as Record<string, unknown>).map(([key, item]) => [
+      key,
+      listsRevived(item, shape[key]),
+    ]),
   );
 };
 
@@ -103,22 +112,28 @@ for (const vector of vectors) {
     const faces = await facesOf(vector);
     const bytes = fromHex(vector.hex);
     for (let bit = 0; bit < bytes.byteLength * 8; bit++) {
-      bytes[bit >> 3]! ^= 1 << (bit & 7);
+      bytes[bit >> 3] ^= 1 << (bit & 7);
       const reason = faces.invalid(bytes); // Throws when it is anything but a StorageError.
       if (faces.isFormat && reason === null) t.fail(`flipped bit ${bit} was taken`);
-      bytes[bit >> 3]! ^= 1 << (bit & 7);
+      bytes[bit >> 3] ^= 1 << (bit & 7);
     }
   });
 
-  t.test(`${vector.name} version ${vector.version} lives through random bytes (seed ${seed})`, async () => {
-    const faces = await facesOf(vector);
-    let state = seed;
-    const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) >>> 16;
-    for (let round = 0; round < 300; round++) {
-      const bytes = Uint8Array.from({ length: next() % 200 }, () => next() & 255);
-      faces.invalid(bytes);
-    }
-  });
+  t.test(
+    `${vector.name} version ${vector.version} lives through random bytes (seed ${seed})`,
+    async () => {
+      const faces = await facesOf(vector);
+      let state = seed;
+      const next = (): number => {
+        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+        return state >>> 16;
+      };
+      for (let round = 0; round < 300; round++) {
+        const bytes = Uint8Array.from({ length: next() % 200 }, () => next() & 255);
+        faces.invalid(bytes);
+      }
+    },
+  );
 }
 
 t.test("another version is named, not called damage", async (t) => {
@@ -127,11 +142,20 @@ t.test("another version is named, not called damage", async (t) => {
   );
   const uuid = new Uint8Array(16).fill(7);
   const bytes = packDiskIdentity({
-    folderVersion: 1, clusterUuid: uuid, diskUuid: uuid, createdMs: 1, site: "s", rack: "r", node: "n",
+    folderVersion: 1,
+    clusterUuid: uuid,
+    diskUuid: uuid,
+    createdMs: 1,
+    site: "s",
+    rack: "r",
+    node: "n",
   });
   bytes[4] = 9;
   const crc = crc32c(bytes, 0, DISK_IDENTITY_HEADER_CRC);
   new DataView(bytes.buffer).setUint32(DISK_IDENTITY_HEADER_CRC, crc, true);
   t.throws(() => decodeDiskIdentity(bytes), { code: "OVS_WRONG_VERSION" });
-  t.throws(() => decodeDiskIdentity(new Uint8Array(300)), new StorageError("OVS_CORRUPT", "DiskIdentity: has no magic OVID"));
+  t.throws(
+    () => decodeDiskIdentity(new Uint8Array(300)),
+    new StorageError("OVS_CORRUPT", "DiskIdentity: has no magic OVID"),
+  );
 });

@@ -29,7 +29,9 @@ export function since(startMs) {
 export async function step(name, work) {
   const startMs = performance.now();
   process.stdout.write(`bootstrap: ${name} …\n`);
-  const value = await work((program, args, options) => quietly(name, startMs, program, args, options));
+  const value = await work((program, args, options) =>
+    quietly(name, startMs, program, args, options),
+  );
   process.stdout.write(`bootstrap: ${name}: done in ${since(startMs)}\n`);
   return value;
 }

@@ -3,10 +3,18 @@
 // TypeScript. Each looks first whether there is anything to do, and that look is cheap.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import { at, filesBelow, hashOf, isCurrent, readJson, ROOT, stamp } from "./project.mjs";
+import { at, filesBelow, hashOf, isCurrent, ROOT, readJson, stamp } from "./project.mjs";
 import { Stop, step } from "./run.mjs";
 
 const DPKG_STATUS = "/var/lib/dpkg/status";
@@ -41,7 +49,10 @@ function missingPackages(wanted) {
 async function install(missing) {
   const args = ["install", "--yes", "--no-install-recommends", ...missing];
   if (process.getuid() !== 0) {
-    throw new Stop(`Debian packages are missing; run this and try again:\n\n  sudo apt-get ${args.join(" ")}\n`, 2);
+    throw new Stop(
+      `Debian packages are missing; run this and try again:\n\n  sudo apt-get ${args.join(" ")}\n`,
+      2,
+    );
   }
   // RUNLEVEL keeps servers that come with a package from being started.
   const options = { env: { DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" }, tolerate: true };

@@ -30,7 +30,7 @@ export class TapReader {
     const subtest = SUBTEST.exec(line);
     const point = POINT.exec(line);
     if (subtest) this.#subtest(subtest[1].length / LEVEL, subtest[2] ?? "");
-    if (!subtest || subtest[1] !== "") this.#file.lines.push(line);
+    if (subtest?.[1] !== "") this.#file.lines.push(line);
     if (point) this.#point(point);
     else if (this.#ending && line === "  ...") this.#endFile();
   }

@@ -10,8 +10,8 @@
 
 import { existsSync, writeFileSync } from "node:fs";
 import { relative, resolve } from "node:path";
-import { at, filesBelow, readJson, ROOT } from "./project.mjs";
-import { inherit, lines, since, Stop } from "./run.mjs";
+import { at, filesBelow, ROOT, readJson } from "./project.mjs";
+import { inherit, lines, Stop, since } from "./run.mjs";
 import { sourceOf, TapReader, totals, unlistedSkips } from "./tap.mjs";
 
 /** Runs `npm test` with its arguments; gives the exit code. */
@@ -74,7 +74,8 @@ const SLOW = /^dist\/test\/vm\/|\.slow\.test\.js$/;
 
 // Adds to `counts`. Gives false when a skip is not listed where it has to be.
 async function runTap({ files, fast }, counts) {
-  const chosen = files.length > 0 ? files : compiledTests().filter((file) => !(fast && SLOW.test(file)));
+  const chosen =
+    files.length > 0 ? files : compiledTests().filter((file) => !(fast && SLOW.test(file)));
   if (chosen.length === 0) {
     console.log("there are no tests");
     return true;
@@ -110,7 +111,8 @@ function show(file, index, count) {
   if (file.skipped.length > 0) parts.push(`${file.skipped.length} skipped`);
   const time = `${(file.timeMs / 1000).toFixed(1)} s`;
   console.log(`${word} [${index}/${count}] ${sourceOf(file.name)}: ${parts.join(", ")} (${time})`);
-  for (const skip of file.skipped) console.log(`    skipped: ${skip.test || "the file"}: ${skip.reason}`);
+  for (const skip of file.skipped)
+    console.log(`    skipped: ${skip.test || "the file"}: ${skip.reason}`);
   if (file.failed > 0) console.log(file.lines.join("\n"));
 }
 
@@ -119,7 +121,9 @@ function skipsAreListed(files) {
   const unlisted = unlistedSkips(files, allowed);
   if (unlisted.length === 0 || process.env.CI !== "true") return true;
   for (const { file, test, reason } of unlisted) {
-    console.log(`not ok: test/skips.json does not list ${JSON.stringify({ file, test, why: reason })}`);
+    console.log(
+      `not ok: test/skips.json does not list ${JSON.stringify({ file, test, why: reason })}`,
+    );
   }
   return false;
 }

@@ -3,7 +3,13 @@
 
 import { layoutOf, magicNumber, upper } from "./layout.mjs";
 
-const TYPES = { u8: "uint8_t", u16: "uint16_t", u32: "uint32_t", u64: "uint64_t", u64big: "uint64_t" };
+const TYPES = {
+  u8: "uint8_t",
+  u16: "uint16_t",
+  u32: "uint32_t",
+  u64: "uint64_t",
+  u64big: "uint64_t",
+};
 
 export function cppOf(areas) {
   const out = [
@@ -47,7 +53,9 @@ function structOf(part, done) {
   const name = part.kind === "format" && fixedBytes !== bytes ? `${part.name}Header` : part.name;
   const lines = [""];
   if (part.kind === "format") {
-    lines.push(`inline constexpr uint32_t ${prefix}_MAGIC = 0x${magicNumber(part.magic).toString(16)};  // ${part.magic}`);
+    lines.push(
+      `inline constexpr uint32_t ${prefix}_MAGIC = 0x${magicNumber(part.magic).toString(16)};  // ${part.magic}`,
+    );
     lines.push(`inline constexpr uint16_t ${prefix}_VERSION = ${part.version};`);
   }
   const members = [];
@@ -77,12 +85,15 @@ function structOf(part, done) {
 function declare(place, member, done) {
   const { type } = place.field;
   switch (type.kind) {
-    case "scalar": return `${TYPES[type.scalar]} ${member};`;
-    case "version": return `uint16_t ${member};`;
+    case "scalar":
+      return `${TYPES[type.scalar]} ${member};`;
+    case "version":
+      return `uint16_t ${member};`;
     case "magic":
     case "length":
     case "bodyCrc":
-    case "headerCrc": return `uint32_t ${member};`;
+    case "headerCrc":
+      return `uint32_t ${member};`;
     case "struct":
       if (done.has(type.struct)) return `${type.struct.name} ${member};`;
       break;

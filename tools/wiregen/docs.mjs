@@ -18,11 +18,19 @@ export function docsOf(areas) {
     const constants = Object.entries(area.constants);
     if (constants.length > 0) {
       out.push("", "| constant | value | meaning |", "| --- | --- | --- |");
-      for (const [name, { value, doc }] of constants) out.push(`| \`${name}\` | ${value} | ${doc} |`);
+      for (const [name, { value, doc }] of constants)
+        out.push(`| \`${name}\` | ${value} | ${doc} |`);
     }
     for (const codes of area.codes) {
-      out.push("", `### ${codes.name} (codes)`, "", "| value | name | meaning |", "| --- | --- | --- |");
-      for (const [name, { value, doc }] of Object.entries(codes.values)) out.push(`| ${value} | ${name} | ${doc} |`);
+      out.push(
+        "",
+        `### ${codes.name} (codes)`,
+        "",
+        "| value | name | meaning |",
+        "| --- | --- | --- |",
+      );
+      for (const [name, { value, doc }] of Object.entries(codes.values))
+        out.push(`| ${value} | ${name} | ${doc} |`);
     }
     for (const part of area.parts) out.push("", ...tableOf(part));
   }
@@ -32,40 +40,63 @@ export function docsOf(areas) {
 function tableOf(part) {
   const lines = [`### ${part.name}`, "", part.purpose, ""];
   if (part.kind === "union") {
-    lines.push("One byte tells which of these follows:", "", "| byte | name | struct |", "| --- | --- | --- |");
-    for (const [name, { tag, struct }] of Object.entries(part.cases)) lines.push(`| ${tag} | ${name} | ${struct.name} |`);
+    lines.push(
+      "One byte tells which of these follows:",
+      "",
+      "| byte | name | struct |",
+      "| --- | --- | --- |",
+    );
+    for (const [name, { tag, struct }] of Object.entries(part.cases))
+      lines.push(`| ${tag} | ${name} | ${struct.name} |`);
     return lines;
   }
   if (part.kind === "format") {
-    const body = { inside: "its length and checksum are in the header", outside: "follows outside this codec", none: "none" };
-    lines.push(`Magic \`${part.magic}\`, version ${part.version}, on ${part.lies}. Body: ${body[bodyKind(part)]}.`, "");
+    const body = {
+      inside: "its length and checksum are in the header",
+      outside: "follows outside this codec",
+      none: "none",
+    };
+    lines.push(
+      `Magic \`${part.magic}\`, version ${part.version}, on ${part.lies}. Body: ${body[bodyKind(part)]}.`,
+      "",
+    );
   }
-  if (part.kind === "message") lines.push("The body of a frame, which brings version and checksum.", "");
+  if (part.kind === "message")
+    lines.push("The body of a frame, which brings version and checksum.", "");
   lines.push("| offset | bytes | field | type | meaning |", "| --- | --- | --- | --- | --- |");
   for (const { name, field, offset, bytes } of layoutOf(part).places) {
     const since = field.since > 1 ? ` (since version ${field.since})` : "";
-    lines.push(`| ${offset ?? "…"} | ${bytes ?? "varies"} | ${name} | ${typeName(field.type)} | ${field.doc}${since} |`);
+    lines.push(
+      `| ${offset ?? "…"} | ${bytes ?? "varies"} | ${name} | ${typeName(field.type)} | ${field.doc}${since} |`,
+    );
   }
   return lines;
 }
 
 function typeName(type) {
   switch (type.kind) {
-    case "scalar": return type.codes ? type.codes.name : type.scalar;
-    case "blob": return `${type.count} + bytes (≤ ${type.bytesMax})`;
-    case "text": return `${type.count} + UTF-8 (≤ ${type.bytesMax})`;
+    case "scalar":
+      return type.codes ? type.codes.name : type.scalar;
+    case "blob":
+      return `${type.count} + bytes (≤ ${type.bytesMax})`;
+    case "text":
+      return `${type.count} + UTF-8 (≤ ${type.bytesMax})`;
     case "list": {
       const item = typeof type.item === "string" ? type.item : type.item.name;
       return `${type.count} + list of ${item} (≤ ${type.itemsMax})`;
     }
-    case "struct": return type.struct.name;
-    case "reservedTo": return "reserved";
+    case "struct":
+      return type.struct.name;
+    case "reservedTo":
+      return "reserved";
     case "magic":
     case "length":
     case "bodyCrc":
-    case "headerCrc": return "u32";
-    case "version": return "u16";
-    default: return type.kind;
+    case "headerCrc":
+      return "u32";
+    case "version":
+      return "u16";
+    default:
+      return type.kind;
   }
 }
-

@@ -31,7 +31,11 @@ export function exampleOf(part, salt = 1) {
 }
 
 function exampleField(type, n) {
-  const bytes = (count) => ({ hex: Buffer.from(Array.from({ length: count }, (_, i) => (n * 31 + i * 7) & 255)).toString("hex") });
+  const bytes = (count) => ({
+    hex: Buffer.from(Array.from({ length: count }, (_, i) => (n * 31 + i * 7) & 255)).toString(
+      "hex",
+    ),
+  });
   switch (type.kind) {
     case "scalar": {
       if (type.codes) {
@@ -39,18 +43,30 @@ function exampleField(type, n) {
         return values[n % values.length].value;
       }
       const numbers = { u8: n & 255, u16: 0x100 + n, u32: 0x80000000 + n, u64: 2 ** 40 + n };
-      return type.scalar === "u64big" ? { big: (0xfedcba9876543210n + BigInt(n)).toString() } : numbers[type.scalar];
+      return type.scalar === "u64big"
+        ? { big: (0xfedcba9876543210n + BigInt(n)).toString() }
+        : numbers[type.scalar];
     }
-    case "bytes": return bytes(type.bytes);
-    case "length": return 4096 * (n + 1);
-    case "bodyCrc": return 0xc0000000 + n;
-    case "blob": return bytes(Math.min(3, type.bytesMax));
-    case "text": return `é${n}`.slice(0, type.bytesMax - 1);
-    case "struct": return exampleOf(type.struct, n);
+    case "bytes":
+      return bytes(type.bytes);
+    case "length":
+      return 4096 * (n + 1);
+    case "bodyCrc":
+      return 0xc0000000 + n;
+    case "blob":
+      return bytes(Math.min(3, type.bytesMax));
+    case "text":
+      return `é${n}`.slice(0, type.bytesMax - 1);
+    case "struct":
+      return exampleOf(type.struct, n);
     default: {
-      const count = Math.min(type.item.kind === "union" ? Object.keys(type.item.cases).length : 2, type.itemsMax);
+      const count = Math.min(
+        type.item.kind === "union" ? Object.keys(type.item.cases).length : 2,
+        type.itemsMax,
+      );
       return Array.from({ length: count }, (_, i) =>
-        typeof type.item === "string" ? 7 * n + i : exampleOf(type.item, n + i));
+        typeof type.item === "string" ? 7 * n + i : exampleOf(type.item, n + i),
+      );
     }
   }
 }
@@ -67,7 +83,8 @@ export function encodeByDeclaration(part, value) {
   if (part.kind !== "format") return bytes;
   const at = (kind) => layout.places.find((place) => place.field.type.kind === kind)?.offset;
   if (bodyKind(part) !== "outside") bytes.writeUInt32LE(bytes.length, at("length"));
-  if (bodyKind(part) === "inside") bytes.writeUInt32LE(crc32c(bytes.subarray(layout.headerBytes)), at("bodyCrc"));
+  if (bodyKind(part) === "inside")
+    bytes.writeUInt32LE(crc32c(bytes.subarray(layout.headerBytes)), at("bodyCrc"));
   const crcAt = at("headerCrc");
   bytes.writeUInt32LE(crc32c(bytes.subarray(0, crcAt)), crcAt);
   return bytes;
@@ -84,24 +101,45 @@ const COUNT_BYTES = { u8: 1, u16: 2, u32: 4 };
 function encodeField(part, place, value) {
   const { type } = place.field;
   switch (type.kind) {
-    case "scalar": return number(place.bytes, typeof value === "object" ? value.big : value);
-    case "bytes": return Buffer.from(value.hex, "hex");
-    case "magic": return Buffer.from(part.magic, "ascii");
-    case "version": return number(2, part.version);
+    case "scalar":
+      return number(place.bytes, typeof value === "object" ? value.big : value);
+    case "bytes":
+      return Buffer.from(value.hex, "hex");
+    case "magic":
+      return Buffer.from(part.magic, "ascii");
+    case "version":
+      return number(2, part.version);
     case "length":
-    case "bodyCrc": return number(4, value ?? 0);
+    case "bodyCrc":
+      return number(4, value ?? 0);
     case "headerCrc":
     case "reserved":
-    case "reservedTo": return Buffer.alloc(place.bytes);
-    case "struct": return encodeByDeclaration(type.struct, value);
-    case "blob": return Buffer.concat([number(COUNT_BYTES[type.count], value.hex.length / 2), Buffer.from(value.hex, "hex")]);
-    case "text": return Buffer.concat([number(COUNT_BYTES[type.count], Buffer.byteLength(value)), Buffer.from(value)]);
-    default: return Buffer.concat([number(COUNT_BYTES[type.count], value.length), ...value.map((item) => encodeItem(type.item, item))]);
+    case "reservedTo":
+      return Buffer.alloc(place.bytes);
+    case "struct":
+      return encodeByDeclaration(type.struct, value);
+    case "blob":
+      return Buffer.concat([
+        number(COUNT_BYTES[type.count], value.hex.length / 2),
+        Buffer.from(value.hex, "hex"),
+      ]);
+    case "text":
+      return Buffer.concat([
+        number(COUNT_BYTES[type.count], Buffer.byteLength(value)),
+        Buffer.from(value),
+      ]);
+    default:
+      return Buffer.concat([
+        number(COUNT_BYTES[type.count], value.length),
+        ...value.map((item) => encodeItem(type.item, item)),
+      ]);
   }
 }
 
 function encodeItem(item, value) {
-  return typeof item === "string" ? number(item === "u32" ? 4 : 8, value) : encodeByDeclaration(item, value);
+  return typeof item === "string"
+    ? number(item === "u32" ? 4 : 8, value)
+    : encodeByDeclaration(item, value);
 }
 
 /**
@@ -121,9 +159,17 @@ export function goldenOf(areas, before, renew) {
       const hex = encodeByDeclaration(part, value).toString("hex");
       const renewed = renew.has(part.name) || renew.has("all");
       if (same && same.hex !== hex && part.kind === "format" && !renewed) {
-        problems.push(`${area.name}.${part.name}: its bytes changed but its version is still ${version}`);
+        problems.push(
+          `${area.name}.${part.name}: its bytes changed but its version is still ${version}`,
+        );
       }
-      vectors.push(...old.filter((vector) => vector.version < version), { area: area.name, name: part.name, version, value, hex });
+      vectors.push(...old.filter((vector) => vector.version < version), {
+        area: area.name,
+        name: part.name,
+        version,
+        value,
+        hex,
+      });
     }
   }
   if (problems.length > 0) throw new Error(problems.join("\n"));

@@ -11,20 +11,27 @@ export function upper(name) {
 /** Bytes of a field type, or null when its size varies. */
 function typeBytes(type, offset) {
   switch (type.kind) {
-    case "scalar": return SCALAR_BYTES[type.scalar];
+    case "scalar":
+      return SCALAR_BYTES[type.scalar];
     case "bytes":
-    case "reserved": return type.bytes;
+    case "reserved":
+      return type.bytes;
     case "reservedTo": {
-      if (offset === null || type.offset < offset) throw new Error(`reservedTo(${type.offset}) at ${offset}`);
+      if (offset === null || type.offset < offset)
+        throw new Error(`reservedTo(${type.offset}) at ${offset}`);
       return type.offset - offset;
     }
     case "magic":
     case "length":
     case "bodyCrc":
-    case "headerCrc": return 4;
-    case "version": return 2;
-    case "struct": return partBytes(type.struct);
-    default: return null;
+    case "headerCrc":
+      return 4;
+    case "version":
+      return 2;
+    case "struct":
+      return partBytes(type.struct);
+    default:
+      return null;
   }
 }
 
@@ -66,10 +73,13 @@ export function layoutOf(part) {
   for (const [name, field] of Object.entries(part.fields)) {
     const bytes = typeBytes(field.type, offset);
     const inHeader = part.kind === "format" && headerBytes === null;
-    if (inHeader && bytes === null) throw new Error(`${part.name}.${name}: its size varies inside the header`);
+    if (inHeader && bytes === null)
+      throw new Error(`${part.name}.${name}: its size varies inside the header`);
     if (!field.inReserved) {
-      if (field.since < sinceLast) throw new Error(`${part.name}.${name}: fields with "since" come last`);
-      if (field.since > 1 && inHeader) throw new Error(`${part.name}.${name}: takes reserved bytes in a header`);
+      if (field.since < sinceLast)
+        throw new Error(`${part.name}.${name}: fields with "since" come last`);
+      if (field.since > 1 && inHeader)
+        throw new Error(`${part.name}.${name}: takes reserved bytes in a header`);
       sinceLast = field.since;
     }
     places.push({ name, field, offset, bytes });
@@ -97,10 +107,13 @@ export function isValue(part, field) {
     case "version":
     case "headerCrc":
     case "reserved":
-    case "reservedTo": return false;
+    case "reservedTo":
+      return false;
     case "length":
-    case "bodyCrc": return part.body === "outside";
-    default: return true;
+    case "bodyCrc":
+      return part.body === "outside";
+    default:
+      return true;
   }
 }
 

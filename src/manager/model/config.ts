@@ -3,8 +3,15 @@
 // how a later start may change it. Everything is checked here, before anything is started.
 
 import { parse, stringify } from "smol-toml";
-import { StorageError, messageOf } from "../../base/errors.js";
-import { CLUSTER_BYTES, GIB, MIB, VDISK_BYTES_MAX, formatSize, parseSize } from "../../base/units.js";
+import { messageOf, StorageError } from "../../base/errors.js";
+import {
+  CLUSTER_BYTES,
+  formatSize,
+  GIB,
+  MIB,
+  parseSize,
+  VDISK_BYTES_MAX,
+} from "../../base/units.js";
 
 export const CONFIG_VERSION = 1;
 export const ASDS_MAX = 64;
@@ -149,9 +156,21 @@ export function newConfig(options: UpOptions, cluster: string, cpus: number): Cl
     policy: parsePolicy(options.policy ?? "4,2,5,6"),
     vdisks: (options.vdisk ?? ["vd0:10G"]).map(parseVdisk),
     nbd: (options.nbd ?? []).map(checkNbdAddress),
-    journalBytes: parseBounded("--journal-size", options.journalSize ?? "4G", 64 * MIB, 1024 * GIB, MIB),
+    journalBytes: parseBounded(
+      "--journal-size",
+      options.journalSize ?? "4G",
+      64 * MIB,
+      1024 * GIB,
+      MIB,
+    ),
     cacheBytes: parseBounded("--cache-size", options.cacheSize ?? "1G", 16 * MIB, 3 * GIB, MIB),
-    readCacheBytes: parseBounded("--read-cache-size", options.readCacheSize ?? "4G", 0, 1024 * GIB, MIB),
+    readCacheBytes: parseBounded(
+      "--read-cache-size",
+      options.readCacheSize ?? "4G",
+      0,
+      1024 * GIB,
+      MIB,
+    ),
     scoBytes: parseBounded("--sco-size", options.scoSize ?? "16M", MIB, 64 * MIB, MIB),
     routerThreads: parseCount(
       "--router-threads",
@@ -187,7 +206,11 @@ function checkWhole(config: ClusterConfig): void {
  */
 export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterConfig {
   const given = newConfig(
-    { ...options, asds: options.asds ?? String(kept.asds), policy: options.policy ?? policyText(kept.policy) },
+    {
+      ...options,
+      asds: options.asds ?? String(kept.asds),
+      policy: options.policy ?? policyText(kept.policy),
+    },
     kept.cluster,
     2,
   );
@@ -213,7 +236,8 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
     nbd: options.nbd !== undefined ? given.nbd : kept.nbd,
     journalBytes: options.journalSize !== undefined ? given.journalBytes : kept.journalBytes,
     cacheBytes: options.cacheSize !== undefined ? given.cacheBytes : kept.cacheBytes,
-    readCacheBytes: options.readCacheSize !== undefined ? given.readCacheBytes : kept.readCacheBytes,
+    readCacheBytes:
+      options.readCacheSize !== undefined ? given.readCacheBytes : kept.readCacheBytes,
     scoBytes: options.scoSize !== undefined ? given.scoBytes : kept.scoBytes,
     routerThreads: options.routerThreads !== undefined ? given.routerThreads : kept.routerThreads,
     vdisks: [...kept.vdisks],
@@ -233,20 +257,22 @@ export function policyText(policy: PolicyConfig): string {
 
 /** The text of `ovs.toml`. */
 export function formatConfig(config: ClusterConfig): string {
-  return `# Kept by \`ovs up\`: the options of the last start. Change it through the options.\n${stringify({
-    version: config.version,
-    cluster: config.cluster,
-    asds: config.asds,
-    "asd-size": formatSize(config.asdBytes),
-    policy: policyText(config.policy),
-    vdisk: config.vdisks.map((vdisk) => `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`),
-    nbd: config.nbd,
-    "journal-size": formatSize(config.journalBytes),
-    "cache-size": formatSize(config.cacheBytes),
-    "read-cache-size": formatSize(config.readCacheBytes),
-    "sco-size": formatSize(config.scoBytes),
-    "router-threads": config.routerThreads,
-  })}\n`;
+  return `# Kept by \`ovs up\`: the options of the last start. Change it through the options.\n${stringify(
+    {
+      version: config.version,
+      cluster: config.cluster,
+      asds: config.asds,
+      "asd-size": formatSize(config.asdBytes),
+      policy: policyText(config.policy),
+      vdisk: config.vdisks.map((vdisk) => `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`),
+      nbd: config.nbd,
+      "journal-size": formatSize(config.journalBytes),
+      "cache-size": formatSize(config.cacheBytes),
+      "read-cache-size": formatSize(config.readCacheBytes),
+      "sco-size": formatSize(config.scoBytes),
+      "router-threads": config.routerThreads,
+    },
+  )}\n`;
 }
 
 /** Reads `ovs.toml`; OVS_INVALID or OVS_WRONG_VERSION in words. */
@@ -255,7 +281,9 @@ export function parseConfig(text: string, path: string): ClusterConfig {
   try {
     table = parse(text);
   } catch (error) {
-    throw new StorageError("OVS_INVALID", `${path} is not TOML: ${messageOf(error)}`, { cause: error });
+    throw new StorageError("OVS_INVALID", `${path} is not TOML: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
   if (table.version !== CONFIG_VERSION) {
     throw new StorageError(

@@ -140,7 +140,9 @@ export const OPERATIONS = {
     vdiskSchema,
     ["OVS_INVALID", "OVS_EXISTS", "OVS_UNAVAILABLE"],
   ),
-  vdiskList: operation("vdisk.list", "list vDisks", nothing, z.array(vdiskSchema), ["OVS_UNAVAILABLE"]),
+  vdiskList: operation("vdisk.list", "list vDisks", nothing, z.array(vdiskSchema), [
+    "OVS_UNAVAILABLE",
+  ]),
   vdiskInfo: operation("vdisk.info", "show one vDisk", byName, vdiskSchema, ["OVS_NOT_FOUND"]),
   vdiskResize: operation(
     "vdisk.resize",
@@ -189,10 +191,16 @@ export const OPERATIONS = {
     nothing,
     ["OVS_NOT_FOUND", "OVS_INVALID", "OVS_FULL", "OVS_UNAVAILABLE"],
   ),
-  cacheDrop: operation("cache.drop", "empty the read caches", nothing, nothing, ["OVS_UNAVAILABLE"]),
-  backendInfo: operation("backend.info", "policy, room and health of the backend", nothing, backendSchema, [
+  cacheDrop: operation("cache.drop", "empty the read caches", nothing, nothing, [
     "OVS_UNAVAILABLE",
   ]),
+  backendInfo: operation(
+    "backend.info",
+    "policy, room and health of the backend",
+    nothing,
+    backendSchema,
+    ["OVS_UNAVAILABLE"],
+  ),
   backendVerify: operation(
     "backend.verify",
     "read every fragment, check checksums and placement, repair",
@@ -212,7 +220,10 @@ export function findOperation(name: string): Operation<unknown, unknown> | null 
 
 /** The handlers of all operations, typed by their declarations. */
 export type Handlers = {
-  [Key in keyof typeof OPERATIONS]: (typeof OPERATIONS)[Key] extends Operation<infer Input, infer Output>
+  [Key in keyof typeof OPERATIONS]: (typeof OPERATIONS)[Key] extends Operation<
+    infer Input,
+    infer Output
+  >
     ? (input: Input) => Promise<Output>
     : never;
 };

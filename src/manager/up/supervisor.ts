@@ -7,8 +7,8 @@
 //   any ──stop──► stopping ──exit──► stopped
 
 import { assert } from "../../base/assert.js";
-import { StorageError, messageOf } from "../../base/errors.js";
-import { deferred, type Deferred } from "../../base/sync.js";
+import { messageOf, StorageError } from "../../base/errors.js";
+import { type Deferred, deferred } from "../../base/sync.js";
 import type { Log } from "../../platform/log.js";
 import type { Child, ChildExit, Processes } from "../../platform/processes.js";
 import type { Clock, Timer } from "../../platform/world.js";
@@ -171,7 +171,8 @@ export class Supervisor {
   #onExit(entry: Supervised, exit: ChildExit): void {
     const pid = entry.child?.pid ?? 0;
     entry.child = null;
-    entry.lastExit = entry.failure || (exit.signal ? `killed by ${exit.signal}` : `exit ${exit.code}`);
+    entry.lastExit =
+      entry.failure || (exit.signal ? `killed by ${exit.signal}` : `exit ${exit.code}`);
     if (entry.state === "stopping" || this.#stopping) {
       entry.state = "stopped";
       entry.gone.resolve();
@@ -181,10 +182,13 @@ export class Supervisor {
     if (this.#clock.nowMs() - entry.startedMs > STEADY_MS) entry.backoffMs = BACKOFF_FIRST_MS;
     entry.state = "waiting";
     entry.restarts++;
-    this.#log.warn(`${entry.spec.id} ended (${entry.lastExit}), restarting in ${entry.backoffMs} ms`, {
-      pid,
-      restarts: entry.restarts,
-    });
+    this.#log.warn(
+      `${entry.spec.id} ended (${entry.lastExit}), restarting in ${entry.backoffMs} ms`,
+      {
+        pid,
+        restarts: entry.restarts,
+      },
+    );
     entry.timer = this.#clock.after(entry.backoffMs, () => {
       entry.timer = null;
       void this.#restart(entry);

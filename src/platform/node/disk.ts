@@ -10,17 +10,17 @@
 
 import * as fs from "node:fs";
 import { assert } from "../../base/assert.js";
-import { StorageError, messageOf } from "../../base/errors.js";
-import { Semaphore, deferred } from "../../base/sync.js";
+import { messageOf, StorageError } from "../../base/errors.js";
 import type { Deferred } from "../../base/sync.js";
+import { deferred, Semaphore } from "../../base/sync.js";
 import { CLUSTER_BYTES } from "../../base/units.js";
-import { DISK_SLOTS, DiskKind, PIECE_WORDS } from "../../native/disk.js";
 import type { DiskTable } from "../../native/disk.js";
-import { DISK_TAG_MAX } from "../disk.js";
+import { DISK_SLOTS, DiskKind, PIECE_WORDS } from "../../native/disk.js";
 import type { CompletionHandler, Disk, FileId, Files, HandlerId, OpenOptions } from "../disk.js";
+import { DISK_TAG_MAX } from "../disk.js";
 import type { Log } from "../log.js";
-import { FlushStage } from "../turn.js";
 import type { Turn } from "../turn.js";
+import { FlushStage } from "../turn.js";
 import { blockDeviceBytes, call, diskError } from "./files.js";
 
 const FILES_MAX = 65_536;
@@ -144,19 +144,47 @@ export class NodeDisk implements Disk {
     return this.#handlers.push(handler) - 1;
   }
 
-  read(handler: HandlerId, tag: number, file: FileId, offset: number, arena: number, bytes: number): void {
+  read(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void {
     this.#transfer(DiskKind.Read, handler, tag, file, offset, arena, bytes);
   }
 
-  write(handler: HandlerId, tag: number, file: FileId, offset: number, arena: number, bytes: number): void {
+  write(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void {
     this.#transfer(DiskKind.Write, handler, tag, file, offset, arena, bytes);
   }
 
-  writeGather(handler: HandlerId, tag: number, file: FileId, offset: number, pieces: Uint32Array, count: number): void {
+  writeGather(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    pieces: Uint32Array,
+    count: number,
+  ): void {
     this.#transferPieces(DiskKind.WriteGather, handler, tag, file, offset, pieces, count);
   }
 
-  readScatter(handler: HandlerId, tag: number, file: FileId, offset: number, pieces: Uint32Array, count: number): void {
+  readScatter(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    pieces: Uint32Array,
+    count: number,
+  ): void {
     this.#transferPieces(DiskKind.ReadScatter, handler, tag, file, offset, pieces, count);
   }
 
@@ -285,8 +313,13 @@ export class NodeDisk implements Disk {
   // Staging
 
   #transfer(
-    kind: DiskKind, handler: HandlerId, tag: number, file: FileId,
-    offset: number, arena: number, bytes: number,
+    kind: DiskKind,
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
   ): void {
     assert(arena > 0 && arena + bytes <= this.#arenaBytes, "the memory lies in the arena");
     const slot = this.#stage(kind, handler, tag, file, offset, bytes);
@@ -297,8 +330,13 @@ export class NodeDisk implements Disk {
   }
 
   #transferPieces(
-    kind: DiskKind, handler: HandlerId, tag: number, file: FileId,
-    offset: number, pieces: Uint32Array, count: number,
+    kind: DiskKind,
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    pieces: Uint32Array,
+    count: number,
   ): void {
     const table = this.#table;
     assert(count > 0 && count <= table.piecesMax, "a gather list has 1 to 1024 pieces");
@@ -310,7 +348,10 @@ export class NodeDisk implements Disk {
     for (let i = 0; i < count; i++, word += PIECE_WORDS) {
       const arena = pieces[2 * i]!;
       const bytes = pieces[2 * i + 1]!;
-      assert(arena > 0 && bytes > 0 && arena + bytes <= this.#arenaBytes, "pieces lie in the arena");
+      assert(
+        arena > 0 && bytes > 0 && arena + bytes <= this.#arenaBytes,
+        "pieces lie in the arena",
+      );
       table.pieces[word] = arena;
       table.pieces[word + 1] = 0;
       table.pieces[word + 2] = bytes;
@@ -319,24 +360,50 @@ export class NodeDisk implements Disk {
       sum += bytes;
     }
     assert(sum <= OPERATION_BYTES_MAX, "an operation moves less than 2 GiB");
-    assert((unaligned & (CLUSTER_BYTES - 1)) === 0 || !this.#open[file]!.direct, "direct I/O is whole clusters");
+    assert(
+      (unaligned & (CLUSTER_BYTES - 1)) === 0 || !this.#open[file]!.direct,
+      "direct I/O is whole clusters",
+    );
     table.count[slot] = count;
     table.length[slot] = sum;
   }
 
-  #stage(kind: DiskKind, handler: HandlerId, tag: number, file: FileId, offset: number, bytes: number): number {
+  #stage(
+    kind: DiskKind,
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    bytes: number,
+  ): number {
     const slot = this.#take(kind, handler, tag, file, offset, bytes);
     this.#table.staged[this.#stagedCount++] = slot;
     if (this.#stagedCount === 1) this.#turn.request();
     return slot;
   }
 
-  #take(kind: DiskKind, handler: HandlerId, tag: number, file: FileId, offset: number, bytes: number): number {
+  #take(
+    kind: DiskKind,
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    bytes: number,
+  ): number {
     const open = this.#open[file];
     assert(open !== null && open !== undefined && open.closing === null, "the file is open");
-    assert(kind === DiskKind.Read || kind === DiskKind.ReadScatter || open.writable, "the file is open for writing");
-    assert(offset >= 0 && bytes >= 0 && Number.isSafeInteger(offset + bytes), "places are whole numbers");
-    assert(tag >= 0 && tag <= DISK_TAG_MAX && handler < this.#handlers.length, "the handler and its tag exist");
+    assert(
+      kind === DiskKind.Read || kind === DiskKind.ReadScatter || open.writable,
+      "the file is open for writing",
+    );
+    assert(
+      offset >= 0 && bytes >= 0 && Number.isSafeInteger(offset + bytes),
+      "places are whole numbers",
+    );
+    assert(
+      tag >= 0 && tag <= DISK_TAG_MAX && handler < this.#handlers.length,
+      "the handler and its tag exist",
+    );
     if (this.#freeCount === 0) {
       throw new StorageError("OVS_BUSY", `${DISK_SLOTS} disk operations are in flight`);
     }
@@ -380,7 +447,10 @@ export class NodeDisk implements Disk {
 
   #finish(slot: number, result: number): void {
     const open = this.#open[this.#fileOf[slot]!];
-    assert(open !== null && open !== undefined && open.inFlight > 0, "a file stays open for its operations");
+    assert(
+      open !== null && open !== undefined && open.inFlight > 0,
+      "a file stays open for its operations",
+    );
     open.inFlight--;
     if (open.closing !== null && open.inFlight === 0) open.closing.resolve();
     const handler = this.#handlers[this.#handlerOf[slot]!]!;

@@ -5,8 +5,8 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { getSystemErrorName } from "node:util";
 import { assert } from "../../base/assert.js";
-import { StorageError } from "../../base/errors.js";
 import type { ErrorCode } from "../../base/errors.js";
+import { StorageError } from "../../base/errors.js";
 import type { FileStat, Files } from "../disk.js";
 
 /** Bytes of a sector in /sys, whatever the device says. */
@@ -156,7 +156,11 @@ export class NodeFiles implements Files {
     const pid = Buffer.from(`${process.pid}\n`);
     await call((done) => fs.write(fd, pid, 0, pid.length, 0, (error) => done(error)), file);
     let released: Promise<void> | null = null;
-    return { release: async () => await (released ??= close()) };
+    const release = (): Promise<void> => {
+      released ??= close();
+      return released;
+    };
+    return { release };
   }
 }
 

@@ -4,8 +4,8 @@
 
 import * as fs from "node:fs";
 import { assert } from "../../base/assert.js";
-import { DISK_SLOTS, DiskKind, PIECE_WORDS, diskTable } from "../../native/disk.js";
 import type { DiskAddon, DiskTable } from "../../native/disk.js";
+import { DISK_SLOTS, DiskKind, diskTable, PIECE_WORDS } from "../../native/disk.js";
 import type { Engine } from "./disk.js";
 
 /** Operations handed to libuv's pool at once; the pool is small and shared with everybody. */

@@ -76,7 +76,8 @@ export class RotatingFile {
 /** Makes the log of a daemon; `close` ends its file. */
 export function createLog(options: LogOptions): { log: Log; close(): void } {
   const file = options.folder === null ? null : openFile(options.folder, options.name);
-  const terminal = options.terminal === null ? Number.POSITIVE_INFINITY : LEVEL_NUMBERS[options.terminal];
+  const terminal =
+    options.terminal === null ? Number.POSITIVE_INFINITY : LEVEL_NUMBERS[options.terminal];
   const lowest = Math.min(file ? LEVEL_NUMBERS[options.level] : Number.POSITIVE_INFINITY, terminal);
   const sink = {
     write(line: string): void {
@@ -142,7 +143,14 @@ function levelOf(line: string): number {
 
 /** `12:00:00 warn  asd-1: message  field=value`. */
 function humanLine(line: string): string {
-  const { level, time, name, pid: _pid, msg, ...fields } = JSON.parse(line) as Record<string, unknown>;
+  const {
+    level,
+    time,
+    name,
+    pid: _pid,
+    msg,
+    ...fields
+  } = JSON.parse(line) as Record<string, unknown>;
   const clock = new Date(String(time)).toTimeString().slice(0, 8);
   const tail = Object.entries(fields).map(([key, value]) => `${key}=${String(value)}`);
   return `${[`${clock} ${String(level).padEnd(5)} ${name}: ${msg}`, ...tail].join("  ")}\n`;

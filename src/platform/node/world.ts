@@ -21,8 +21,8 @@ import type { Clock, Random, Timer, World } from "../world.js";
 import { NodeDisk } from "./disk.js";
 import { NodeFiles } from "./files.js";
 import { FsEngine } from "./fsdisk.js";
-import { createLog } from "./log.js";
 import type { LogLevel } from "./log.js";
+import { createLog } from "./log.js";
 
 export interface WorldOptions {
   /** Of the daemon: `asd-1`, `router`; names the log file. */
@@ -171,7 +171,9 @@ class NodeRandom implements Random {
     if (limit < 2 ** 48) return randomInt(limit);
     const high = randomInt(2 ** 21);
     const value = high * 2 ** 32 + randomInt(2 ** 32);
-    return value < Number.MAX_SAFE_INTEGER - (Number.MAX_SAFE_INTEGER % limit) ? value % limit : this.below(limit);
+    return value < Number.MAX_SAFE_INTEGER - (Number.MAX_SAFE_INTEGER % limit)
+      ? value % limit
+      : this.below(limit);
   }
 
   bytes(count: number): Uint8Array {

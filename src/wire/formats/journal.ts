@@ -39,7 +39,9 @@ const JournalSegmentHeader = f.format({
     bootId: f.bytes(16, "the host's boot id (P-A8)"),
     routerUuid: f.uuid("the router"),
     incarnation: f.u64("incarnation of the router (P-C1)"),
-    firstSequence: f.u64("sequence of the first record in this segment; older epochs end before it"),
+    firstSequence: f.u64(
+      "sequence of the first record in this segment; older epochs end before it",
+    ),
     previousHash: f.bytes(8, "hash of the record before the first one; zero at an epoch's first"),
     sizeBytes: f.u64("size of the vDisk when the segment was opened"),
     segmentBytes: f.u64("allocated size of this file"),
@@ -84,7 +86,8 @@ const JournalRecord = f.format({
 
 const JournalRange = f.struct({
   name: "JournalRange",
-  purpose: "Consecutive clusters that a request writes or zeroes, and the request's identity (P-D2).",
+  purpose:
+    "Consecutive clusters that a request writes or zeroes, and the request's identity (P-D2).",
   fields: {
     kind: f.code(JournalRangeKind, "what happens to them"),
     reserved0: f.reserved(3),
@@ -99,7 +102,10 @@ export default f.area({
   name: "journal",
   purpose: "Journal segments and records of a vDisk.",
   constants: {
-    JOURNAL_HEADER_AREA_BYTES: { value: 4096, doc: "header area of a record; this version has no other" },
+    JOURNAL_HEADER_AREA_BYTES: {
+      value: 4096,
+      doc: "header area of a record; this version has no other",
+    },
   },
   codes: [JournalKind, JournalRangeKind],
   parts: [JournalSegmentHeader, JournalRecord, JournalRange],

@@ -49,7 +49,9 @@ const Manifest = f.format({
     policy: f.one(Policy, "policy as written"),
     presetVersion: f.u32("version of the preset that chose it"),
     cellBytes: f.u32("bytes of one cell"),
-    cellTableBytes: f.u32("bytes of the cell table at the beginning of each data fragment; 0: none"),
+    cellTableBytes: f.u32(
+      "bytes of the cell table at the beginning of each data fragment; 0: none",
+    ),
     keyId: f.u64("namespace key that the object's key is derived from; 0: not sealed (P-E2)"),
     rawBytes: f.u64("bytes of the object"),
     storedBytes: f.u64("bytes of all its fragments"),

@@ -16,7 +16,8 @@ import * as f from "../schema.js";
 
 const MapMark = f.format({
   name: "MapMark",
-  purpose: "What a map contains: the content of the checkpoint and the TLogs up to this one (P-A9).",
+  purpose:
+    "What a map contains: the content of the checkpoint and the TLogs up to this one (P-A9).",
   magic: "OVMM",
   version: 1,
   lies: "disk",

@@ -40,7 +40,8 @@ const TlogSnapshot = f.struct({
 
 const TlogRelocation = f.struct({
   name: "TlogRelocation",
-  purpose: "Clusters moved to another SCO; applies only where the old location still stands (P-F2).",
+  purpose:
+    "Clusters moved to another SCO; applies only where the old location still stands (P-F2).",
   fields: {
     fromScoId: f.u64("the SCO that they are read from up to here"),
     toScoId: f.u64("the SCO that they are in from here on"),
