@@ -62,10 +62,9 @@ class FallocateWork : public Napi::AsyncWorker {
 void Fallocate(const Napi::CallbackInfo& info) {
   OVS_CHECK(info.Length() == 5 && info[4].IsFunction());
   int mode = info[1].As<Napi::Boolean>().Value() ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : 0;
-  auto* work = new FallocateWork(info[4].As<Napi::Function>(),
-                                 info[0].As<Napi::Number>().Int32Value(), mode,
-                                 info[2].As<Napi::Number>().Int64Value(),
-                                 info[3].As<Napi::Number>().Int64Value());
+  auto* work = new FallocateWork(
+      info[4].As<Napi::Function>(), info[0].As<Napi::Number>().Int32Value(), mode,
+      info[2].As<Napi::Number>().Int64Value(), info[3].As<Napi::Number>().Int64Value());
   work->Queue();
 }
 

@@ -57,9 +57,7 @@ struct Session {
   TableCache tables;
 };
 
-void Must(napi_status status) {
-  OVS_CHECK(status == napi_ok);
-}
+void Must(napi_status status) { OVS_CHECK(status == napi_ok); }
 
 class Arguments {
  public:
@@ -105,8 +103,12 @@ class Arguments {
     return static_cast<T*>(data);
   }
 
-  uint32_t* Words(size_t i, size_t* length) const { return Array<uint32_t>(i, napi_uint32_array, length); }
-  uint8_t* Bytes(size_t i, size_t* length) const { return Array<uint8_t>(i, napi_uint8_array, length); }
+  uint32_t* Words(size_t i, size_t* length) const {
+    return Array<uint32_t>(i, napi_uint32_array, length);
+  }
+  uint8_t* Bytes(size_t i, size_t* length) const {
+    return Array<uint8_t>(i, napi_uint8_array, length);
+  }
 
   Session& GetSession() const {
     bool tagged = false;
@@ -172,12 +174,14 @@ void Complete(napi_env env, napi_status, void* data) {
   napi_handle_scope scope;
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;
   napi_value undefined;
-  if (napi_get_undefined(env, &undefined) == napi_ok) napi_resolve_deferred(env, job->deferred, undefined);
+  if (napi_get_undefined(env, &undefined) == napi_ok)
+    napi_resolve_deferred(env, job->deferred, undefined);
   napi_close_handle_scope(env, scope);
 }
 
 /// Runs the job now (result undefined) or on the pool (result a promise).
-napi_value Start(napi_env env, std::unique_ptr<Job> job, bool now, napi_value session, napi_value array) {
+napi_value Start(napi_env env, std::unique_ptr<Job> job, bool now, napi_value session,
+                 napi_value array) {
   napi_value result;
   if (now) {
     Perform(*job);
@@ -241,7 +245,8 @@ napi_value JsCrc32cClusters(napi_env env, napi_callback_info info) {
   size_t length = 0;
   uint32_t* target = arguments.Words(3, &length);
   OVS_CHECK(index <= length && clusters <= length - index);
-  Crc32cPages(Range(arguments.GetSession(), arguments.Size(1), clusters * kPageBytes), clusters, target + index);
+  Crc32cPages(Range(arguments.GetSession(), arguments.Size(1), clusters * kPageBytes), clusters,
+              target + index);
   return nullptr;
 }
 
@@ -256,7 +261,8 @@ napi_value JsCrc32cVerify(napi_env env, napi_callback_info info) {
   return Number(env, static_cast<double>(Crc32cVerify(data, clusters, expected + index)));
 }
 
-/// (session, shape: Uint32Array [k, m, unitBytes, stripes], data, dataBytes, parity, crcs | null, now) → undefined | promise
+/// (session, shape: Uint32Array [k, m, unitBytes, stripes], data, dataBytes, parity, crcs | null,
+/// now) → undefined | promise
 napi_value JsEncode(napi_env env, napi_callback_info info) {
   const Arguments arguments(env, info, 7);
   Session& session = arguments.GetSession();
@@ -283,7 +289,8 @@ napi_value JsEncode(napi_env env, napi_callback_info info) {
   return Start(env, std::move(job), arguments.Bool(6), arguments.Value(0), crcs);
 }
 
-/// (session, code: Uint8Array [k, m, …have, …want], memory: Uint32Array [k sources, targets], bytes, now) → undefined | promise
+/// (session, code: Uint8Array [k, m, …have, …want], memory: Uint32Array [k sources, targets],
+/// bytes, now) → undefined | promise
 napi_value JsRebuild(napi_env env, napi_callback_info info) {
   const Arguments arguments(env, info, 5);
   Session& session = arguments.GetSession();
@@ -296,9 +303,11 @@ napi_value JsRebuild(napi_env env, napi_callback_info info) {
   job->rebuilds = true;
   RebuildJob& rebuild = job->rebuild;
   rebuild.bytes = arguments.Size(3);
-  rebuild.tables = session.tables.Rebuild(code[0], code[1], code + 2, code + 2 + k, static_cast<int>(wants));
+  rebuild.tables =
+      session.tables.Rebuild(code[0], code[1], code + 2, code + 2 + k, static_cast<int>(wants));
   for (size_t i = 0; i < k; i++) rebuild.sources[i] = Range(session, memory[i], rebuild.bytes);
-  for (size_t j = 0; j < wants; j++) rebuild.targets[j] = Range(session, memory[k + j], rebuild.bytes);
+  for (size_t j = 0; j < wants; j++)
+    rebuild.targets[j] = Range(session, memory[k + j], rebuild.bytes);
   return Start(env, std::move(job), arguments.Bool(4), arguments.Value(0), nullptr);
 }
 

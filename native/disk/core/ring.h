@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// One io_uring of one thread, working on the slots of a Table (table.h) and the memory of one arena.
+// One io_uring of one thread, working on the slots of a Table (table.h) and the memory of one
+// arena.
 //
 //   staged ──Submit──► waiting (FIFO) ──► kernel, at most kDepth ──Reap──► done
 //                         ▲                        │ short, EINTR, EAGAIN
 //                         └────────────────────────┘
 //
 // Invariants: a slot is in exactly one of: JavaScript's hands, the FIFO, the kernel. At most kDepth
-// operations are in the kernel, and the completion queue has twice that room, so it cannot overflow.
-// All calls come from the thread that opened the ring.
+// operations are in the kernel, and the completion queue has twice that room, so it cannot
+// overflow. All calls come from the thread that opened the ring.
 #pragma once
 #include <liburing.h>
 
@@ -26,7 +27,8 @@ class Ring {
  public:
   /** Takes one reference of each mapping. nullptr and -errno in `error` when the kernel refuses. */
   static Ring* Open(Mapping* arena, Mapping* table, int* error);
-  /** Nothing may be in flight, unless `Drain` gave up: then ring and memory are left to the kernel. */
+  /** Nothing may be in flight, unless `Drain` gave up: then ring and memory are left to the kernel.
+   */
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
@@ -61,8 +63,8 @@ class Ring {
   uint32_t waiting_first_ = 0;
   uint32_t waiting_count_ = 0;
   std::vector<uint32_t> waiting_;
-  std::vector<uint64_t> progress_;       // Bytes done of each slot.
-  std::vector<uint32_t> first_piece_;    // Of gathered ones: the first piece not yet done.
+  std::vector<uint64_t> progress_;     // Bytes done of each slot.
+  std::vector<uint32_t> first_piece_;  // Of gathered ones: the first piece not yet done.
   std::vector<uint16_t> retries_;
 };
 

@@ -32,7 +32,8 @@ size_t BlockBytes(int fragments) {
 void Code(const Tables& tables, size_t bytes, const uint8_t** sources, uint8_t** targets) {
   // ISA-L takes no const anywhere; it writes to the targets only.
   ec_encode_data(static_cast<int>(bytes), tables.sources, tables.rows,
-                 const_cast<uint8_t*>(tables.bytes.data()), const_cast<uint8_t**>(sources), targets);
+                 const_cast<uint8_t*>(tables.bytes.data()), const_cast<uint8_t**>(sources),
+                 targets);
 }
 
 std::shared_ptr<const Tables> MakeTables(int sources, int rows, uint8_t* matrix) {
@@ -44,12 +45,11 @@ std::shared_ptr<const Tables> MakeTables(int sources, int rows, uint8_t* matrix)
   return tables;
 }
 
-void CheckCode(int k, int m) {
-  OVS_CHECK(k >= 1 && m >= 0 && k + m <= kFragmentsMax);
-}
+void CheckCode(int k, int m) { OVS_CHECK(k >= 1 && m >= 0 && k + m <= kFragmentsMax); }
 
 /// Rows of `want` in terms of `have`: want = matrix[want] * inverse(matrix[have]).
-std::vector<uint8_t> RebuildRows(int k, int m, const uint8_t* have, const uint8_t* want, int wants) {
+std::vector<uint8_t> RebuildRows(int k, int m, const uint8_t* have, const uint8_t* want,
+                                 int wants) {
   const std::vector<uint8_t> matrix = Matrix(k, m);
   const size_t width = static_cast<size_t>(k);
   std::vector<uint8_t> square(width * width);
@@ -78,7 +78,8 @@ class BlockEncoder {
         fragment_bytes_(job.stripes * job.unit_bytes),
         zero_crc_(Crc32c(kZeroes, kPageBytes, 0)) {}
 
-  /// True when every unit's block lies wholly in the data or wholly behind it (and is one page then).
+  /// True when every unit's block lies wholly in the data or wholly behind it (and is one page
+  /// then).
   bool Run(size_t stripe, size_t offset, size_t bytes) {
     const size_t stripe_at = stripe * static_cast<size_t>(job_.k) * job_.unit_bytes;
     for (int i = 0; i < job_.k; i++) {
@@ -104,7 +105,8 @@ class BlockEncoder {
 
  private:
   void Check(int fragment, size_t fragment_at, const uint8_t* bytes, size_t count) {
-    uint32_t* crcs = job_.crcs + (static_cast<size_t>(fragment) * fragment_bytes_ + fragment_at) / kPageBytes;
+    uint32_t* crcs =
+        job_.crcs + (static_cast<size_t>(fragment) * fragment_bytes_ + fragment_at) / kPageBytes;
     if (bytes == kZeroes) {
       *crcs = zero_crc_;
     } else {
@@ -182,8 +184,8 @@ std::shared_ptr<const Tables> TableCache::Encode(int k, int m) {
   return tables;
 }
 
-std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* have, const uint8_t* want,
-                                                  int wants) {
+std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* have,
+                                                  const uint8_t* want, int wants) {
   CheckCode(k, m);
   OVS_CHECK(wants >= 1 && wants <= k + m);
   std::string key{static_cast<char>(k), static_cast<char>(m)};

@@ -2,10 +2,11 @@
 // Erasure coding and CRC-32C on plain memory: ISA-L with the matrix, the tables and the order of
 // the work chosen here. Knows nothing of Node. Which SIMD code runs is ISA-L's own dispatch.
 //
-// Matrix: identity on top of a Cauchy matrix (as gf_gen_cauchy1_matrix makes it). Every square submatrix of a
-// Cauchy matrix is invertible, so any k of the k + m fragments decode, for all k + m <= 256. The
-// Vandermonde matrix of gf_gen_rs_matrix promises that for small codes only (k <= 3, or m <= 3, or
-// k = 4, m <= 21, …): at 20 + 12 some losses of m fragments would leave a singular matrix.
+// Matrix: identity on top of a Cauchy matrix (as gf_gen_cauchy1_matrix makes it). Every square
+// submatrix of a Cauchy matrix is invertible, so any k of the k + m fragments decode, for all k + m
+// <= 256. The Vandermonde matrix of gf_gen_rs_matrix promises that for small codes only (k <= 3, or
+// m <= 3, or k = 4, m <= 21, …): at 20 + 12 some losses of m fragments would leave a singular
+// matrix.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +25,8 @@ inline constexpr int kFragmentsMax = 64;
 inline constexpr size_t kTablesMax = 256;
 inline constexpr size_t kTableBytesMax = 4 * 1024 * 1024;
 
-/// The standard CRC-32C (check value of "123456789" is 0xE3069283); `seed` is that of the bytes before, 0 to begin.
+/// The standard CRC-32C (check value of "123456789" is 0xE3069283); `seed` is that of the bytes
+/// before, 0 to begin.
 uint32_t Crc32c(const uint8_t* data, size_t bytes, uint32_t seed);
 
 /// CRC-32C of each page of whole pages.
@@ -49,8 +51,10 @@ class TableCache {
  public:
   /// The m parity rows of a code.
   std::shared_ptr<const Tables> Encode(int k, int m);
-  /// The rows that make fragments `want` out of the k fragments `have` (distinct indexes below k + m).
-  std::shared_ptr<const Tables> Rebuild(int k, int m, const uint8_t* have, const uint8_t* want, int wants);
+  /// The rows that make fragments `want` out of the k fragments `have` (distinct indexes below k +
+  /// m).
+  std::shared_ptr<const Tables> Rebuild(int k, int m, const uint8_t* have, const uint8_t* want,
+                                        int wants);
   size_t count() const { return order_.size(); }
   size_t bytes() const { return bytes_; }
 

@@ -44,7 +44,8 @@ inline std::vector<uint8_t> Invert(std::vector<uint8_t> a, size_t width) {
   std::vector<uint8_t> b(width * width);
   for (size_t i = 0; i < width; i++) b[i * width + i] = 1;
   const auto add = [width](std::vector<uint8_t>& matrix, size_t row, size_t from, uint8_t factor) {
-    for (size_t c = 0; c < width; c++) matrix[row * width + c] ^= Multiply(factor, matrix[from * width + c]);
+    for (size_t c = 0; c < width; c++)
+      matrix[row * width + c] ^= Multiply(factor, matrix[from * width + c]);
   };
   for (size_t column = 0; column < width; column++) {
     size_t pivot = column;

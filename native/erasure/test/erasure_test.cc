@@ -49,26 +49,29 @@ struct Object {
   std::vector<std::vector<uint8_t>> fragments;
 };
 
-Object MakeObject(TableCache& cache, std::mt19937& random, int k, int m, size_t unit, size_t stripes,
-                  size_t missing) {
+Object MakeObject(TableCache& cache, std::mt19937& random, int k, int m, size_t unit,
+                  size_t stripes, size_t missing) {
   const size_t whole = stripes * unit * static_cast<size_t>(k);
   Object object{k, m, unit, stripes, whole - missing, {}, {}, {}, {}};
   object.data.resize(whole);
   for (size_t i = 0; i < object.bytes; i++) object.data[i] = static_cast<uint8_t>(random());
   object.parity.resize(stripes * unit * static_cast<size_t>(m));
   object.crcs.resize(static_cast<size_t>(k + m) * stripes * unit / kPageBytes);
-  const std::vector<uint8_t> exact(object.data.begin(), object.data.begin() + static_cast<long>(object.bytes));
+  const std::vector<uint8_t> exact(object.data.begin(),
+                                   object.data.begin() + static_cast<long>(object.bytes));
   Encode({k, m, unit, stripes, exact.data(), exact.size(), object.parity.data(), object.crcs.data(),
           cache.Encode(k, m)});
   for (int f = 0; f < k + m; f++) {
     std::vector<uint8_t> fragment(stripes * unit);
     for (size_t s = 0; s < stripes; s++) {
-      const uint8_t* from = f < k ? &object.data[(s * static_cast<size_t>(k) + static_cast<size_t>(f)) * unit]
-                                  : &object.parity[(static_cast<size_t>(f - k) * stripes + s) * unit];
+      const uint8_t* from =
+          f < k ? &object.data[(s * static_cast<size_t>(k) + static_cast<size_t>(f)) * unit]
+                : &object.parity[(static_cast<size_t>(f - k) * stripes + s) * unit];
       std::memcpy(&fragment[s * unit], from, unit);
     }
     const size_t pages = fragment.size() / kPageBytes;
-    OVS_CHECK(Crc32cVerify(fragment.data(), pages, &object.crcs[static_cast<size_t>(f) * pages]) == -1);
+    OVS_CHECK(Crc32cVerify(fragment.data(), pages, &object.crcs[static_cast<size_t>(f) * pages]) ==
+              -1);
     object.fragments.push_back(fragment);
   }
   return object;
@@ -85,7 +88,8 @@ void CheckLoss(TableCache& cache, const Object& object, uint64_t lost) {
   }
   RebuildJob job;
   job.bytes = object.unit * object.stripes;
-  job.tables = cache.Rebuild(object.k, object.m, have.data(), want.data(), static_cast<int>(want.size()));
+  job.tables =
+      cache.Rebuild(object.k, object.m, have.data(), want.data(), static_cast<int>(want.size()));
   std::vector<std::vector<uint8_t>> rebuilt(want.size(), std::vector<uint8_t>(job.bytes, 0xaa));
   for (size_t i = 0; i < have.size(); i++) job.sources[i] = object.fragments[have[i]].data();
   for (size_t j = 0; j < want.size(); j++) job.targets[j] = rebuilt[j].data();
@@ -111,7 +115,8 @@ void TestLarge(std::mt19937& random) {
     const Object object = MakeObject(cache, random, k, m, 16 * kPageBytes, 2, 5 * kPageBytes);
     for (int round = 0; round < 20; round++) {
       uint64_t lost = 0;
-      while (__builtin_popcountll(lost) < m) lost |= uint64_t{1} << random() % static_cast<unsigned>(k + m);
+      while (__builtin_popcountll(lost) < m)
+        lost |= uint64_t{1} << random() % static_cast<unsigned>(k + m);
       CheckLoss(cache, object, lost);
     }
   }
