@@ -8,6 +8,9 @@
 // which belongs to the handler until it calls `release`; while the pool has no room the socket is
 // not read. A bad frame (magic, version, checksum, length) ends the connection with a reason.
 
+export const META_BYTES_MAX = 64 * 1024;
+export const PAYLOAD_BYTES_MAX = 64 * 1024 * 1024;
+
 /** Addresses: `unix:/absolute/path` or `tcp:host:port`. */
 export type Address = string;
 
@@ -42,9 +45,15 @@ export interface Segments {
 }
 
 export interface ConnectionHandler {
-  /** Inside a turn. `frame` is valid during the call only. A throw ends the connection, logged. */
+  /**
+   * Inside a turn. `frame` is valid during the call only. A thrown StorageError ends the
+   * connection with its message; anything else is our own mistake and is not caught.
+   */
   onFrame(connection: Connection, frame: ReceivedFrame): void;
-  /** Once, also after `close`; nothing of this connection happens after it, lent memory is free. */
+  /**
+   * Once, also after `close`, never inside a call of a method of the connection; nothing of this
+   * connection happens after it, lent memory is free.
+   */
   onClose(connection: Connection, reason: string): void;
 }
 
@@ -56,8 +65,10 @@ export interface Connection {
   /** Bytes staged or queued and not yet taken by the kernel. */
   readonly queuedBytes: number;
   /**
-   * Stages a frame. Copies `meta`; borrows the payload until `onSent` runs (also when the
-   * connection ends; at once where there is no payload). Ignored on a closed connection (onSent still runs).
+   * Stages a frame; asks for a turn where there is none. Copies `meta` and the list; borrows the
+   * payload's memory until `onSent` runs: once, when the kernel has taken the whole frame or the
+   * connection has ended (before onClose), never inside this call. On a closed connection the
+   * frame is dropped (onSent still runs, soon).
    */
   send(
     frame: Frame,
@@ -65,10 +76,20 @@ export interface Connection {
     payload: Segments | null,
     onSent: (() => void) | null,
   ): void;
-  /** The payload of the response to `requestId` goes to these segments, in order; copies the list. */
+  /**
+   * The payload of the response to `requestId` goes to these segments, in order; copies the list.
+   * Holds for the first response with that id, with or without a payload; a payload longer than
+   * the segments ends the connection.
+   */
   expect(requestId: number, into: Segments): void;
   /** Takes that back. When the payload is arriving right now, the connection is closed: memory must not be written any more. */
   forget(requestId: number): void;
+  /**
+   * Back-pressure: with `false` the socket is not read any more (a few frames that were read
+   * already may still come), with `true` it is again.
+   */
+  reading(on: boolean): void;
+  /** Staged and queued frames are dropped, the socket is closed; onClose follows soon. */
   close(reason: string): void;
 }
 
@@ -84,7 +105,7 @@ export interface Network {
     address: Address,
     accept: (connection: Connection) => ConnectionHandler,
   ): Promise<Listener>;
-  /** Rejects with OVS_UNAVAILABLE in words. */
+  /** Rejects with OVS_UNAVAILABLE in words. The connection's first onFrame or onClose comes in a later turn. */
   connect(address: Address, handler: ConnectionHandler, timeoutMs: number): Promise<Connection>;
   /** Gives a received payload's memory back. */
   release(payload: number): void;

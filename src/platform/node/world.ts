@@ -6,7 +6,7 @@
 import { randomFillSync, randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { assert } from "../../base/assert.js";
-import { parseUuid } from "../../base/bytes.js";
+import { alignDown, parseUuid } from "../../base/bytes.js";
 import { StorageError } from "../../base/errors.js";
 import { CLUSTER_BYTES, MIB } from "../../base/units.js";
 import { loadDiskAddon } from "../../native/disk.js";
@@ -23,12 +23,18 @@ import { NodeFiles } from "./files.js";
 import { FsEngine } from "./fsdisk.js";
 import type { LogLevel } from "./log.js";
 import { createLog } from "./log.js";
+import { openNetwork } from "./network.js";
 
 export interface WorldOptions {
   /** Of the daemon: `asd-1`, `router`; names the log file. */
   name: string;
   /** Memory for all I/O of this thread, in bytes (whole clusters); only what is used becomes resident. */
   arenaBytes?: number;
+  /**
+   * Part of the arena for payloads that come from sockets without being expected (default: a
+   * quarter of the arena, at most 16 MiB); a longer payload than this ends its connection.
+   */
+  receivePoolBytes?: number;
   /** Folder of the log file (`DIR/log`); null or missing: no file. */
   logTo?: string | null;
   /** Lowest level in the file; OVS_LOG_LEVEL overrides. */
@@ -56,6 +62,7 @@ class RealWorld implements NodeWorld {
   readonly log: Log;
   readonly bootId: Uint8Array;
   readonly #arenaBytes: number;
+  readonly #receivePoolBytes: number;
   readonly #closeLog: () => void;
   #arena: Arena | null = null;
   #disk: Disk | null = null;
@@ -67,6 +74,8 @@ class RealWorld implements NodeWorld {
   constructor(options: WorldOptions) {
     this.#arenaBytes = options.arenaBytes ?? ARENA_BYTES_DEFAULT;
     assert(this.#arenaBytes % CLUSTER_BYTES === 0, "an arena is whole clusters");
+    const quarter = alignDown(this.#arenaBytes / 4, CLUSTER_BYTES);
+    this.#receivePoolBytes = options.receivePoolBytes ?? Math.min(16 * MIB, quarter);
     const folder = options.logTo ?? null;
     const { log, close } = createLog({
       name: options.name,
@@ -90,7 +99,12 @@ class RealWorld implements NodeWorld {
   }
 
   get network(): Network {
-    this.#network ??= missing("network");
+    this.#network ??= openNetwork({
+      arena: this.arena,
+      turn: this.turn,
+      log: this.log,
+      receivePoolBytes: this.#receivePoolBytes,
+    });
     return this.#network;
   }
 
