@@ -21,6 +21,7 @@ import type { Clock, Random, Timer, World } from "../world.js";
 import { NodeDisk } from "./disk.js";
 import { NodeFiles } from "./files.js";
 import { FsEngine } from "./fsdisk.js";
+import { NodeKv } from "./kv.js";
 import type { LogLevel } from "./log.js";
 import { createLog } from "./log.js";
 import { openNetwork } from "./network.js";
@@ -109,7 +110,7 @@ class RealWorld implements NodeWorld {
   }
 
   get kv(): KvFactory {
-    this.#kv ??= missing("kv");
+    this.#kv ??= new NodeKv();
     return this.#kv;
   }
 
