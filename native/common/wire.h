@@ -39,6 +39,65 @@ static_assert(offsetof(DiskIdentityHeader, length) == 64);
 static_assert(offsetof(DiskIdentityHeader, body_crc) == 68);
 static_assert(offsetof(DiskIdentityHeader, header_crc) == 72);
 
+// backend: Namespaces and recovery records of the backend.
+
+enum class NamespaceState : uint8_t {
+  Active = 1,  // takes commits
+  Deleting = 2,  // takes none; its objects are being removed
+};
+
+inline constexpr uint32_t NAMESPACE_RECORD_MAGIC = 0x534e564f;  // OVNS
+inline constexpr uint16_t NAMESPACE_RECORD_VERSION = 1;
+// A namespace; `/ns/<name>/info` in its shard.
+struct __attribute__((packed)) NamespaceRecordHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t state;
+  uint8_t reserved[1];
+  uint8_t id[8];
+  uint64_t created_ms;
+  uint8_t reserved1[16];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(NamespaceRecordHeader) == 52);
+static_assert(offsetof(NamespaceRecordHeader, magic) == 0);
+static_assert(offsetof(NamespaceRecordHeader, version) == 4);
+static_assert(offsetof(NamespaceRecordHeader, state) == 6);
+static_assert(offsetof(NamespaceRecordHeader, id) == 8);
+static_assert(offsetof(NamespaceRecordHeader, created_ms) == 16);
+static_assert(offsetof(NamespaceRecordHeader, length) == 40);
+static_assert(offsetof(NamespaceRecordHeader, body_crc) == 44);
+static_assert(offsetof(NamespaceRecordHeader, header_crc) == 48);
+
+inline constexpr uint32_t RECOVERY_MAGIC = 0x4952564f;  // OVRI
+inline constexpr uint16_t RECOVERY_VERSION = 1;
+// Beside every fragment: what is needed to find its object again when the registry is lost.
+struct __attribute__((packed)) RecoveryHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t chunk;
+  uint8_t fragment;
+  uint8_t reserved[3];
+  uint32_t fragment_version;
+  uint8_t namespace_id[8];
+  uint8_t reserved1[16];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(RecoveryHeader) == 52);
+static_assert(offsetof(RecoveryHeader, magic) == 0);
+static_assert(offsetof(RecoveryHeader, version) == 4);
+static_assert(offsetof(RecoveryHeader, chunk) == 6);
+static_assert(offsetof(RecoveryHeader, fragment) == 8);
+static_assert(offsetof(RecoveryHeader, fragment_version) == 12);
+static_assert(offsetof(RecoveryHeader, namespace_id) == 16);
+static_assert(offsetof(RecoveryHeader, length) == 40);
+static_assert(offsetof(RecoveryHeader, body_crc) == 44);
+static_assert(offsetof(RecoveryHeader, header_crc) == 48);
+
 // journal: Journal segments and records of a vDisk.
 inline constexpr uint64_t JOURNAL_HEADER_AREA_BYTES = 4096;  // header area of a record; this version has no other
 
@@ -159,12 +218,19 @@ static_assert(offsetof(JournalRange, cluster) == 8);
 static_assert(offsetof(JournalRange, count) == 16);
 static_assert(offsetof(JournalRange, request_id) == 24);
 
-// manifest: Manifests of objects.
+// manifest: Manifests of objects, and the presets that they are made by.
 
 enum class Compression : uint8_t {
   None = 0,  // bytes as they are
   Lz4 = 1,  // each cell by LZ4
   Zstd = 2,  // each cell by Zstandard
+};
+
+enum class FailureDomain : uint8_t {
+  Disk = 1,  // one OSD
+  Node = 2,  // the OSDs of one server
+  Rack = 3,  // the servers of one rack
+  Site = 4,  // the racks of one data centre
 };
 
 // How an object is spread.
@@ -182,12 +248,12 @@ static_assert(offsetof(Policy, x) == 3);
 
 // Where one fragment is.
 struct __attribute__((packed)) FragmentPlace {
-  uint8_t osd[16];
+  uint32_t osd;
   uint32_t version;
 };
-static_assert(sizeof(FragmentPlace) == 20);
+static_assert(sizeof(FragmentPlace) == 8);
 static_assert(offsetof(FragmentPlace, osd) == 0);
-static_assert(offsetof(FragmentPlace, version) == 16);
+static_assert(offsetof(FragmentPlace, version) == 4);
 
 inline constexpr uint32_t MANIFEST_MAGIC = 0x464d564f;  // OVMF
 inline constexpr uint16_t MANIFEST_VERSION = 1;
@@ -235,6 +301,34 @@ static_assert(offsetof(ManifestHeader, stripes) == 100);
 static_assert(offsetof(ManifestHeader, length) == 128);
 static_assert(offsetof(ManifestHeader, body_crc) == 132);
 static_assert(offsetof(ManifestHeader, header_crc) == 136);
+
+inline constexpr uint32_t PRESET_MAGIC = 0x5250564f;  // OVPR
+inline constexpr uint16_t PRESET_VERSION = 1;
+// How the objects of a namespace are stored; `/preset/<name>` in the registry.
+struct __attribute__((packed)) PresetHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t domain;
+  uint8_t compression;
+  uint32_t preset_version;
+  uint32_t cell_bytes;
+  uint64_t key_id;
+  uint8_t reserved[16];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(PresetHeader) == 52);
+static_assert(offsetof(PresetHeader, magic) == 0);
+static_assert(offsetof(PresetHeader, version) == 4);
+static_assert(offsetof(PresetHeader, domain) == 6);
+static_assert(offsetof(PresetHeader, compression) == 7);
+static_assert(offsetof(PresetHeader, preset_version) == 8);
+static_assert(offsetof(PresetHeader, cell_bytes) == 12);
+static_assert(offsetof(PresetHeader, key_id) == 16);
+static_assert(offsetof(PresetHeader, length) == 40);
+static_assert(offsetof(PresetHeader, body_crc) == 44);
+static_assert(offsetof(PresetHeader, header_crc) == 48);
 
 // map: The map of a vDisk, trailers of SCOs, checkpoints.
 

@@ -25,7 +25,7 @@ const FragmentPlace = f.struct({
   name: "FragmentPlace",
   purpose: "Where one fragment is.",
   fields: {
-    osd: f.uuid("disk uuid of the OSD; zero: the fragment is missing"),
+    osd: f.u32("id of the OSD in the registry; zero: the fragment is missing"),
     version: f.u32("version of the fragment: part of its name, raised by repair (P-C6)"),
   },
 });
@@ -66,10 +66,40 @@ const Manifest = f.format({
   },
 });
 
+const FailureDomain = f.codes("FailureDomain", {
+  disk: { value: 1, doc: "one OSD" },
+  node: { value: 2, doc: "the OSDs of one server" },
+  rack: { value: 3, doc: "the servers of one rack" },
+  site: { value: 4, doc: "the racks of one data centre" },
+});
+
+const Preset = f.format({
+  name: "Preset",
+  purpose: "How the objects of a namespace are stored; `/preset/<name>` in the registry.",
+  magic: "OVPR",
+  version: 1,
+  lies: "disk",
+  body: "inside",
+  fields: {
+    magic: f.magic(),
+    version: f.version(),
+    domain: f.code(FailureDomain, "level of the failure domain that x of a policy speaks of"),
+    compression: f.code(Compression, "of the cells (P-E1)"),
+    presetVersion: f.u32("grows with every change"),
+    cellBytes: f.u32("bytes of one cell"),
+    keyId: f.u64("namespace key; 0: not sealed (P-E2)"),
+    reserved0: f.reserved(16),
+    length: f.length(),
+    bodyCrc: f.bodyCrc(),
+    headerCrc: f.headerCrc(),
+    policies: f.list("u8", Policy, 8, "from best to worst; the first that can be satisfied is used"),
+  },
+});
+
 export default f.area({
   name: "manifest",
-  purpose: "Manifests of objects.",
+  purpose: "Manifests of objects, and the presets that they are made by.",
   constants: {},
-  codes: [Compression],
-  parts: [Policy, FragmentPlace, Manifest],
+  codes: [Compression, FailureDomain],
+  parts: [Policy, FragmentPlace, Manifest, Preset],
 });

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys of the backend in the registry.
+//
+//   /osd/<8 hex>              OsdRecord
+//   /preset/<name>            Preset
+//   /ns/<ns>/info             NamespaceRecord: exists while the namespace does
+//   /ns/<ns>/fence            owner epoch, fixed width (P-C5)
+//   /ns/<ns>/gc               lowest valid upload epoch, fixed width (P-C6)
+//   /ns/<ns>/o/<name>         Manifest of an object
+//   /ns/<ns>/w/<name>         the object may lack width: repair looks at it (P-A10)
+//   /ns/<ns>/d/<object id>    Manifest of a deleted object whose fragments are still to be removed
+//   /ns/<ns>/…                anything else belongs to the volume that owns the namespace
+
+import { toHex } from "../base/bytes.js";
+import { StorageError } from "../base/errors.js";
+import { fixedNumber } from "../registry/registry.js";
+import { OBJECT_NAME_BYTES_MAX } from "./store.js";
+
+export const OSD_PREFIX = "/osd/";
+export const PRESET_PREFIX = "/preset/";
+export const NAMESPACES_PREFIX = "/ns/";
+
+const NAMESPACE = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+const OBJECT = /^[a-z0-9][a-z0-9./_-]*$/;
+
+export const osdPath = (id: number): string => `${OSD_PREFIX}${id.toString(16).padStart(8, "0")}`;
+export const presetPath = (name: string): string => `${PRESET_PREFIX}${name}`;
+export const namespacePrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/`;
+export const infoPath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/info`;
+export const fencePath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/fence`;
+export const gcPath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/gc`;
+export const objectsPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/o/`;
+export const objectPath = (namespace: string, name: string): string =>
+  `${NAMESPACES_PREFIX}${namespace}/o/${name}`;
+export const widthPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/w/`;
+export const widthPath = (namespace: string, name: string): string =>
+  `${NAMESPACES_PREFIX}${namespace}/w/${name}`;
+export const trashPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/d/`;
+export const trashPath = (namespace: string, objectId: Uint8Array): string =>
+  `${NAMESPACES_PREFIX}${namespace}/d/${toHex(objectId)}`;
+
+/** Throws OVS_INVALID in words. */
+export function checkNamespace(namespace: string): void {
+  if (NAMESPACE.test(namespace)) return;
+  throw new StorageError(
+    "OVS_INVALID",
+    `"${namespace}" is not a namespace: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit`,
+  );
+}
+
+/** Throws OVS_INVALID in words. */
+export function checkObjectName(name: string): void {
+  if (name.length <= OBJECT_NAME_BYTES_MAX && OBJECT.test(name)) return;
+  throw new StorageError(
+    "OVS_INVALID",
+    `"${name}" is not an object's name: use 1 to ${OBJECT_NAME_BYTES_MAX} of a-z 0-9 . / _ -`,
+  );
+}
+
+/** The OSD id in a key below OSD_PREFIX; 0 when it is none. */
+export function osdIdOf(key: string): number {
+  const text = key.slice(OSD_PREFIX.length);
+  return /^[0-9a-f]{8}$/.test(text) ? Number.parseInt(text, 16) : 0;
+}
+
+/** A number as a value that compares bytewise. */
+export function numberValue(value: number): Uint8Array {
+  return Buffer.from(fixedNumber(value), "latin1");
+}
+
+/** Reads such a value; OVS_CORRUPT when it is none. */
+export function readNumber(value: Uint8Array, what: string): number {
+  const text = Buffer.from(value).toString("latin1");
+  if (!/^[0-9a-f]{14}$/.test(text)) {
+    throw new StorageError("OVS_CORRUPT", `${what} in the registry is not a number of 14 hex digits`);
+  }
+  return Number.parseInt(text, 16);
+}
