@@ -98,6 +98,58 @@ static_assert(offsetof(RecoveryHeader, length) == 40);
 static_assert(offsetof(RecoveryHeader, body_crc) == 44);
 static_assert(offsetof(RecoveryHeader, header_crc) == 48);
 
+// frame: Frames between daemons.
+inline constexpr uint64_t FRAME_META_BYTES_MAX = 65536;  // longest meta
+inline constexpr uint64_t FRAME_PAYLOAD_BYTES_MAX = 67108864;  // longest payload
+
+enum class FrameKind : uint8_t {
+  Request = 0,  // waits for a response with the same request id
+  Response = 1,  // answers a request
+  OneWay = 2,  // waits for nothing
+};
+
+enum class FramePriority : uint8_t {
+  Normal = 0,  // somebody waits for it
+  Background = 1,  // yields to the others
+};
+
+inline constexpr uint32_t FRAME_HEADER_MAGIC = 0x5246564f;  // OVFR
+inline constexpr uint16_t FRAME_HEADER_VERSION = 1;
+// Header of a frame between daemons; meta and payload follow it.
+struct __attribute__((packed)) FrameHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t kind;
+  uint8_t priority;
+  uint16_t operation;
+  uint16_t status;
+  uint8_t reserved[4];
+  uint64_t request_id;
+  uint32_t timeout_ms;
+  uint32_t meta_bytes;
+  uint32_t payload_bytes;
+  uint32_t meta_crc;
+  uint8_t reserved1[12];
+  uint32_t length;
+  uint32_t body_crc;
+  uint32_t header_crc;
+};
+static_assert(sizeof(FrameHeader) == 64);
+static_assert(offsetof(FrameHeader, magic) == 0);
+static_assert(offsetof(FrameHeader, version) == 4);
+static_assert(offsetof(FrameHeader, kind) == 6);
+static_assert(offsetof(FrameHeader, priority) == 7);
+static_assert(offsetof(FrameHeader, operation) == 8);
+static_assert(offsetof(FrameHeader, status) == 10);
+static_assert(offsetof(FrameHeader, request_id) == 16);
+static_assert(offsetof(FrameHeader, timeout_ms) == 24);
+static_assert(offsetof(FrameHeader, meta_bytes) == 28);
+static_assert(offsetof(FrameHeader, payload_bytes) == 32);
+static_assert(offsetof(FrameHeader, meta_crc) == 36);
+static_assert(offsetof(FrameHeader, length) == 52);
+static_assert(offsetof(FrameHeader, body_crc) == 56);
+static_assert(offsetof(FrameHeader, header_crc) == 60);
+
 // journal: Journal segments and records of a vDisk.
 inline constexpr uint64_t JOURNAL_HEADER_AREA_BYTES = 4096;  // header area of a record; this version has no other
 

@@ -5,12 +5,16 @@
 //
 // Flushers run in the order of their stage: first those that make work (close the journal
 // record), then those that hand it to the kernel (submit the ring, send the frames, send replies).
+// A late flusher may call back code that stages work for an early one (a frame was sent, its memory
+// is free, the next read starts): then all stages run once more.
 
 import { assert } from "../base/assert.js";
 
 export const FlushStage = { Volume: 0, Read: 1, Disk: 2, Network: 3, Reply: 4 } as const;
 export type FlushStage = (typeof FlushStage)[keyof typeof FlushStage];
 const STAGES = 5;
+/** Rounds of flushing in one turn; what is staged after them gets a turn of its own, soon. */
+const ROUNDS_MAX = 16;
 
 export class Turn {
   readonly #flushers: Array<Array<() => void>> = Array.from({ length: STAGES }, () => []);
@@ -22,6 +26,8 @@ export class Turn {
   };
   #depth = 0;
   #requested = false;
+  #flushing = false;
+  #again = false;
 
   /** `immediate` runs its argument once, soon, outside any turn (setImmediate, or the simulator's). */
   constructor(immediate: (work: () => void) => void) {
@@ -45,17 +51,37 @@ export class Turn {
   /** Ends a turn; the outermost end flushes. */
   end(): void {
     assert(this.#depth > 0, "a turn has begun");
-    if (this.#depth === 1) {
+    if (this.#depth === 1) this.#flush();
+    this.#depth--;
+    if (this.#depth === 0 && this.#again) {
+      this.#again = false;
+      this.request();
+    }
+  }
+
+  #flush(): void {
+    this.#flushing = true;
+    let rounds = 0;
+    do {
+      this.#again = false;
       for (let stage = 0; stage < STAGES; stage++) {
         const list = this.#flushers[stage]!;
         for (let i = 0; i < list.length; i++) list[i]!();
       }
-    }
-    this.#depth--;
+      rounds++;
+    } while (this.#again && rounds < ROUNDS_MAX);
+    this.#flushing = false;
   }
 
-  /** Whoever stages work outside a turn (in async code) asks for one; it comes soon, once. */
+  /**
+   * Whoever stages work asks for a turn: inside one nothing is to be done, in async code one comes
+   * soon, once; while a turn is flushing its stages run again.
+   */
   request(): void {
+    if (this.#flushing) {
+      this.#again = true;
+      return;
+    }
     if (this.#depth > 0 || this.#requested) return;
     this.#requested = true;
     this.#immediate(this.#wake);
