@@ -7,7 +7,7 @@ import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { at, withLock } from "./bootstrap/project.mjs";
 import { inherit, Stop } from "./bootstrap/run.mjs";
-import { addons, debianPackages, npmPackages, typescript } from "./bootstrap/steps.mjs";
+import { addons, debianPackages, npmPackages, testRunner, typescript } from "./bootstrap/steps.mjs";
 import { testCommand } from "./bootstrap/tests.mjs";
 
 // What each command needs: groups of tools/packages.json, and whether anything is compiled.
@@ -52,6 +52,7 @@ async function main() {
       await debianPackages(command.groups);
       await npmPackages();
       if (command.compile === false) return;
+      if (name === "test") await testRunner();
       await addons();
       await typescript();
     });

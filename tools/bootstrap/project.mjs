@@ -21,7 +21,9 @@ export function readJson(path) {
   return JSON.parse(readFileSync(at(path), "utf8"));
 }
 
-/** All files below `folder` (relative to the root) that `wanted` accepts, sorted, relative to it. */
+/**
+ * All files below `folder` (relative to the root) that `wanted` accepts, sorted, relative to it.
+ */
 export function filesBelow(folder, wanted = () => true) {
   if (!existsSync(at(folder))) return [];
   const found = [];
@@ -51,7 +53,9 @@ export function isCurrent(name, value) {
   return existsSync(path) && readFileSync(path, "utf8") === value;
 }
 
-/** Notes that the step `name` is done for `value`; without a value, that it has to be done again. */
+/**
+ * Notes that the step `name` is done for `value`; without a value, that it has to be done again.
+ */
 export function stamp(name, value) {
   mkdirSync(at(".stamps"), { recursive: true });
   if (value === undefined) rmSync(at(".stamps", name), { force: true });

@@ -83,6 +83,19 @@ export async function npmPackages() {
   });
 }
 
+/**
+ * Lets tap build its test class with the plugins of package.json, which it keeps in node_modules.
+ */
+export async function testRunner() {
+  const { mtimeMs } = statSync(at("node_modules/.package-lock.json"));
+  const value = `${JSON.stringify(readJson("package.json").tap)} ${mtimeMs}`;
+  if (existsSync(at(".tap/plugins")) && isCurrent("tap", value)) return;
+  await step("test runner", (run) =>
+    run(process.execPath, [at("node_modules/tap/dist/esm/run.mjs"), "build"]),
+  );
+  stamp("tap", value);
+}
+
 // npm writes node_modules/.package-lock.json last, so it tells what is really there.
 function lockIsInstalled() {
   const hidden = at("node_modules/.package-lock.json");

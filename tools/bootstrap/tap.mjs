@@ -64,9 +64,10 @@ export class TapReader {
       this.#file.skipped.push({ test: names.join(" > "), reason: result.reason });
     }
     if (level !== 1) return;
-    // A test that is marked as to be done proves nothing, so it counts as failed.
-    if (not !== undefined || result.directive === "TODO") this.#file.failed++;
-    else if (result.directive !== "SKIP") this.#file.passed++;
+    // A test that is marked as not done yet proves nothing, so it counts as failed.
+    const isUnknown = result.directive !== "" && result.directive !== "SKIP";
+    if (not !== undefined || isUnknown) this.#file.failed++;
+    else if (result.directive === "") this.#file.passed++;
   }
 
   #endFile() {
@@ -97,9 +98,9 @@ function describe(text) {
   const found = { name, directive: "", reason: "", timeMs: 0 };
   for (const part of parts.slice(1)) {
     const time = /time=([\d.]+)(ms|s)/.exec(part);
-    const directive = /^ *(SKIP|TODO)\b *(.*)$/i.exec(part);
+    const directive = /^ *([a-z]+)\b *(.*)$/i.exec(part);
     if (time) found.timeMs = Number(time[1]) * (time[2] === "s" ? 1000 : 1);
-    if (!directive) continue;
+    if (time || !directive) continue;
     found.directive = directive[1].toUpperCase();
     found.reason = directive[2].trim();
   }

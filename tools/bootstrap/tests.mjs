@@ -2,7 +2,7 @@
 // `npm test`: the checks, the tests of the addons' cores, then the compiled tests under tap. Shows
 // each test file as it ends and closes with the line `N passed, N failed, N skipped`.
 //
-//   npm test [-- FILE…]     only these files (test/x.test.ts, its compiled form, or a part of its path)
+//   npm test [-- FILE…]     only these files: test/x.test.ts, its compiled form, a part of its path
 //   --only-tests            no checks, no tests of the cores
 //   --fast                  without test/vm and *.slow.test.ts
 //   --summary FILE          the counts as JSON

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every check of `npm run check` can fail: each is given a small tree with a planted violation and
+// must name its place, and one without and must be silent.
+
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import t, { type Test } from "tap";
+
+const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+const SPDX = "// SPDX-License-Identifier: Apache-2.0\n";
+
+interface Project {
+  readonly root: string;
+}
+
+type Check = (project: Project) => string[];
+
+async function load<T>(path: string): Promise<T> {
+  return (await import(join(ROOT, "tools", path))) as T;
+}
+
+// Runs the check `name` over a tree of `files` and gives its findings.
+async function findings(t: Test, name: string, files: Record<string, string>): Promise<string[]> {
+  const root = mkdtempSync(join(tmpdir(), "ovs-check-"));
+  t.teardown(() => rmSync(root, { recursive: true, force: true }));
+  for (const [file, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(root, file)), { recursive: true });
+    writeFileSync(join(root, file), text);
+  }
+  const { openProject } = await load<{ openProject(root: string): Project }>("check/project.mjs");
+  const { check } = await load<{ check: Check }>(`check/${name}.mjs`);
+  return check(openProject(root));
+}
+
+// The only finding matches `expected`.
+async function refuses(
+  t: Test,
+  name: string,
+  files: Record<string, string>,
+  expected: RegExp,
+): Promise<void> {
+  const found = await findings(t, name, files);
+  t.equal(found.length, 1, `${name} finds one thing in ${JSON.stringify(files)}: ${found}`);
+  t.match(found[0], expected);
+}
+
+async function accepts(t: Test, name: string, files: Record<string, string>): Promise<void> {
+  t.strictSame(await findings(t, name, files), []);
+}
+
+t.test("an import upward or into a service is refused", async (t) => {
+  const from = (file: string, name: string, word = "import") => ({
+    [file]: `${word} { A } from "${name}";\nexport const a = A;\n`,
+  });
+  await refuses(t, "layers", from("src/base/a.ts", "../wire/b.js"), /^src\/base\/a\.ts:1: .*wire/);
+  await refuses(t, "layers", from("src/base/a.ts", "../wire/b.js", "export"), /base\/a\.ts:1/);
+  await refuses(t, "layers", from("src/asd/a.ts", "../nbd/b.js"), /layer 4/);
+  await refuses(t, "layers", from("src/backend/x/a.ts", "../../volume/b.js"), /src\/volume/);
+  await refuses(t, "layers", from("src/backend/a.ts", "../asd/store.js"), /only client\.ts/);
+  await refuses(t, "layers", from("src/edge/a.ts", "../router/owner.js"), /src\/router/);
+  await refuses(t, "layers", from("src/base/a.ts", "../asd/client.js"), /upward/);
+  await refuses(t, "layers", from("src/base/a.ts", "../../tools/b.js"), /outside src/);
+  await refuses(t, "layers", from("src/news/a.ts", "../base/b.js"), /src\/news has no layer/);
+  const typed = 'export type A = import("../volume/b.js").A;\n';
+  await refuses(t, "layers", { "src/base/a.ts": typed }, /src\/volume/);
+  const dynamic = 'export const a = () => import("../volume/b.js");\n';
+  await refuses(t, "layers", { "src/base/a.ts": dynamic }, /src\/volume/);
+});
+
+t.test("imports downward, within a folder and of a client are accepted", async (t) => {
+  await accepts(t, "layers", {
+    "src/volume/a.ts": 'import { A } from "../base/b.js";\nexport const a = A;\n',
+    "src/volume/x/a.ts": 'import { A } from "../a.js";\nexport const a = A;\n',
+    "src/backend/a.ts": 'import { A } from "../asd/client.js";\nexport const a = A;\n',
+    "src/edge/a.ts": 'import { A } from "../router/client.js";\nexport const a = A;\n',
+    "src/bin/a.ts": 'import { A } from "../router/owner.js";\nexport const a = A;\n',
+    "src/platform/node/a.ts": 'import { A } from "../../native/b.js";\nexport const a = A;\n',
+    "src/base/a.ts": 'import { A } from "zod";\nexport const a = A;\n',
+  });
+});
+
+t.test("a clock, a random number, a file or a socket not from the World is refused", async (t) => {
+  const planted = [
+    "export const a = Date.now();",
+    "export const a = new Date();",
+    "export const a = Math.random();",
+    "setTimeout(() => {}, 1);",
+    "globalThis.setInterval(() => {}, 1);",
+    "export const a = { wait: setImmediate };",
+    "export const a = process.hrtime.bigint();",
+    "export const a = performance.now();",
+    "export const a = globalThis.performance.now();",
+    "export const a = crypto.randomUUID();",
+    'import { readFileSync } from "node:fs";\nexport const a = readFileSync;',
+    'import * as net from "net";\nexport const a = net;',
+    'import { randomBytes } from "node:crypto";\nexport const a = randomBytes;',
+    'export { spawn } from "node:child_process";',
+    'export const a = import("node:fs/promises");',
+  ];
+  for (const text of planted) {
+    await refuses(t, "purity", { "src/volume/a.ts": text }, /^src\/volume\/a\.ts:\d+: .*World$/);
+    await accepts(t, "purity", { "src/platform/node/a.ts": text, "src/bin/b.ts": text });
+  }
+});
+
+t.test("what only looks like a clock is accepted", async (t) => {
+  await accepts(t, "purity", {
+    "src/volume/a.ts":
+      'import type { Stats } from "node:fs";\n' +
+      'import { createHash } from "node:crypto";\n' +
+      "export interface Entry { Date: number; at: Date; stats: Stats }\n" +
+      "export const of = (entry: Entry, performance: number) => entry.Date + performance;\n" +
+      "export const digest = () => createHash('sha256');\n",
+  });
+});
+
+t.test("state of a module is refused, constants are not", async (t) => {
+  const planted = [
+    "let count = 0;\nexport const next = () => ++count;",
+    "export let mode = 1;",
+    "const seen = new Map<string, number>();\nexport const a = seen;",
+    "const list: number[] = [];\nexport const a = list;",
+    "export class A {\n  static count = 0;\n}",
+    "export class A {\n  static readonly all = new Set<A>();\n}",
+  ];
+  for (const text of planted) {
+    await refuses(t, "state", { "src/volume/a.ts": text }, /^src\/volume\/a\.ts:\d/);
+  }
+  await accepts(t, "state", {
+    "src/volume/a.ts":
+      'const NAMES = new Map([["a", 1]]);\nexport const get = (name: string) => {\n' +
+      "  let found = NAMES.get(name);\n  found ??= 0;\n  return found;\n};\n" +
+      "export class A {\n  static readonly MAX = 3;\n  count = 0;\n}\n",
+  });
+});
+
+t.test("a source without the licence's line is refused", async (t) => {
+  for (const file of ["src/a.ts", "tools/a.mjs", "native/a/a.cc", "native/a.h", "tools/a.sh"]) {
+    await refuses(t, "headers", { [file]: "// Nothing.\n" }, new RegExp(`^${file}:1`));
+  }
+  await accepts(t, "headers", {
+    "src/a.ts": SPDX,
+    "tools/a.sh": "#!/bin/sh\n# SPDX-License-Identifier: Apache-2.0\n",
+    "README.md": "Anything.\n",
+  });
+});
+
+t.test("a file or a line that is too long is refused", async (t) => {
+  await refuses(t, "size", { "src/a.ts": "a\n".repeat(601) }, /601 lines/);
+  await refuses(t, "size", { "src/a.ts": `ok\n// ${"a".repeat(98)}\n` }, /^src\/a\.ts:2: 101/);
+  await accepts(t, "size", {
+    "src/a.ts": "a\n".repeat(600),
+    "src/b.ts": `// ${"─".repeat(97)}\n`,
+    "src/c.ts": `// Generated by a tool.\n${"a\n".repeat(900)}`,
+  });
+});
+
+t.test("words for unfinished work or switched-off rules are refused", async (t) => {
+  const words = ["TO DO", "FIX ME", "as  any", "@ts- ignore", "biome- ignore", "NOLI NT"];
+  for (const word of words) {
+    const text = `x ${word.replace(/ (?=\S+$)/, "")} y\n`;
+    await refuses(t, "words", { "src/a.ts": text }, /^src\/a\.ts:1/);
+  }
+  for (const call of ["skip", "only", "todo"]) {
+    await refuses(t, "words", { "test/a.test.ts": `t.${call}("x");\n` }, /^test\/a\.test\.ts:1/);
+    await accepts(t, "words", { "src/a.ts": `reader.${call}(4);\n` });
+  }
+});
+
+t.test("a lock file that names a host or lost a hash is refused", async (t) => {
+  const project = (entry: object, locked = "1") => ({
+    "package.json": JSON.stringify({ dependencies: { a: "1" } }),
+    "package-lock.json": JSON.stringify({
+      packages: { "": { dependencies: { a: locked } }, "node_modules/a": entry },
+    }),
+  });
+  const good = { version: "1.0.0", integrity: "sha512-x" };
+  await accepts(t, "lock", project(good));
+  await refuses(t, "lock", project({ ...good, resolved: "https://host/a.tgz" }), /names a host/);
+  await refuses(t, "lock", project({ version: "1.0.0" }), /no hash/);
+  await refuses(t, "lock", project({ integrity: "sha512-x" }), /no version/);
+  await refuses(t, "lock", project(good, "2"), /not those of package\.json/);
+});
+
+t.test("a listed skip needs a reason and a file", async (t) => {
+  const list = (entry: object) => ({
+    "test/a.test.ts": "",
+    "test/skips.json": JSON.stringify([entry]),
+  });
+  await accepts(t, "skips", list({ file: "test/a.test.ts", test: "x", why: "no io_uring" }));
+  await refuses(t, "skips", list({ file: "test/b.test.ts", test: "x", why: "y" }), /no such file/);
+  await refuses(t, "skips", list({ file: "test/a.test.ts", test: "x", why: "" }), /needs/);
+});
+
+t.test("addons, their lists and their targets have to agree", async (t) => {
+  const project = (core: string[], target = "a", text = "") => ({
+    "native.json": JSON.stringify({ addons: { a: { core, binding: [] } } }),
+    "binding.gyp": `{ "target_name": "${target}" }`,
+    "native/a/core/a.cc": text,
+  });
+  await accepts(t, "natives", project(["native/a/core/a.cc"]));
+  await refuses(t, "natives", project([]), /does not list native\/a\/core\/a\.cc/);
+  await refuses(t, "natives", project(["native/a/core/a.cc"], "b"), /no target a/);
+  const both = ["native/a/core/a.cc", "native/a/core/b.cc"];
+  await refuses(t, "natives", project(both), /b\.cc does not exist/);
+  const node = '#include "x.h"\n#include <napi.h>\n';
+  await refuses(t, "natives", project(["native/a/core/a.cc"], "a", node), /Node's headers/);
+});
+
+t.test("C++ that clang-format or clang-tidy would change is refused", async (t) => {
+  const root = (text: string) => ({
+    ".clang-format": "BasedOnStyle: Google\n",
+    ".clang-tidy": "Checks: '-*,bugprone-*'\nWarningsAsErrors: '*'\n",
+    "native.json": JSON.stringify({ flags: ["-std=c++20"] }),
+    "native/a/core/a.cc": text,
+  });
+  await accepts(t, "clang-format", root("int A() { return 1; }\n"));
+  t.match(
+    (await findings(t, "clang-format", root("int  A()\n{return 1;}\n"))).join("\n"),
+    /a\.cc:1/,
+  );
+  await accepts(t, "clang-tidy", root("int A() { return 1; }\n"));
+  const division = "double A(int b) { return b / 2; }\n";
+  t.match((await findings(t, "clang-tidy", root(division))).join("\n"), /integer-division/);
+});
+
+t.test("TypeScript that Biome would change is refused", async (t) => {
+  const root = mkdtempSync(join(tmpdir(), "ovs-lint-"));
+  t.teardown(() => rmSync(root, { recursive: true, force: true }));
+  mkdirSync(join(root, ".git"));
+  copyFileSync(join(ROOT, "biome.json"), join(root, "biome.json"));
+  symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
+  writeFileSync(join(root, ".gitignore"), "node_modules\n");
+  const { check } = await load<{ check: Check }>("check/lint.mjs");
+  writeFileSync(join(root, "a.ts"), 'export const a = "b";\n');
+  t.strictSame(check({ root }), []);
+  const planted = {
+    "lint/suspicious/noExplicitAny": "export const a = (b: any): string => String(b);\n",
+    "lint/correctness/noUnusedVariables": "const a = 1;\n",
+    "lint/style/noEnum": "export enum A {\n  B = 1,\n}\n",
+    format: "export const a = 'b'\n",
+    organizeImports:
+      'import { b } from "./b.js";\nimport { a } from "./a.js";\n\nexport { a, b };\n',
+  };
+  for (const [rule, text] of Object.entries(planted)) {
+    writeFileSync(join(root, "a.ts"), text);
+    t.match(check({ root }).join("\n"), new RegExp(rule), rule);
+  }
+});
+
+t.test("a stale generated format is refused", async (t) => {
+  const root = mkdtempSync(join(tmpdir(), "ovs-formats-"));
+  t.teardown(() => rmSync(root, { recursive: true, force: true }));
+  mkdirSync(join(root, "tools"));
+  const { check } = await load<{ check: Check }>("check/formats.mjs");
+  writeFileSync(join(root, "tools/wiregen.mjs"), 'console.log("a.ts differs");process.exit(1);\n');
+  t.match(check({ root }).join("\n"), /a\.ts differs/);
+  writeFileSync(join(root, "tools/wiregen.mjs"), "\n");
+  t.strictSame(check({ root }), []);
+});
+
+t.test("comments that are too long are broken without losing a word", async (t) => {
+  const { wrapComments } = await load<{ wrapComments(text: string): string }>(
+    "format/comments.mjs",
+  );
+  const words = (text: string) => text.match(/[a-z0-9]+/g)?.sort();
+  const long = "word ".repeat(45).trim();
+  const texts = [`// ${long}\n// and more.\n`, `  /** ${long} */\n`, `a = 1; // ${long}\nb = 2;\n`];
+  for (const text of texts) {
+    const wrapped = wrapComments(text);
+    t.ok(wrapped.split("\n").every((line) => line.length <= 100));
+    t.strictSame(words(wrapped), words(text));
+    t.equal(wrapComments(wrapped), wrapped, "a second time changes nothing");
+  }
+  const drawing = `//  ┌${"─".repeat(120)}┐\n`;
+  t.equal(wrapComments(drawing), drawing);
+});
