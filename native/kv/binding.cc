@@ -84,8 +84,8 @@ bool MakeAnswer(napi_env env, const std::string& bytes, napi_value* answer) {
   return true;
 }
 
-// Calls `done`. An environment that is ending runs no JavaScript: every call here may fail, and then
-// nobody is left to tell. (node-addon-api would abort the process, hence the plain calls.)
+// Calls `done`. An environment that is ending runs no JavaScript: every call here may fail, and
+// then nobody is left to tell. (node-addon-api would abort the process, hence the plain calls.)
 void Tell(napi_env env, Job* job) {
   napi_value done, receiver, null, arguments[3];
   if (napi_get_reference_value(env, job->done, &done) != napi_ok) return;
@@ -93,10 +93,11 @@ void Tell(napi_env env, Job* job) {
   if (napi_get_null(env, &null) != napi_ok) return;
   const Outcome& outcome = job->outcome;
   arguments[1] = arguments[2] = null;
-  if (napi_create_uint32(env, static_cast<uint32_t>(outcome.code), &arguments[0]) != napi_ok) return;
+  if (napi_create_uint32(env, static_cast<uint32_t>(outcome.code), &arguments[0]) != napi_ok)
+    return;
   if (!outcome.message.empty() &&
-      napi_create_string_utf8(env, outcome.message.data(), outcome.message.size(),
-                              &arguments[1]) != napi_ok) {
+      napi_create_string_utf8(env, outcome.message.data(), outcome.message.size(), &arguments[1]) !=
+          napi_ok) {
     return;
   }
   if (job->answers && outcome.Ok() && !MakeAnswer(env, job->answer, &arguments[2])) return;
@@ -163,8 +164,7 @@ class Addon : public Napi::Addon<Addon> {
     Job* raw = job.release();
     napi_status status = napi_create_reference(env, info[done], 1, &raw->done);
     OVS_CHECK(status == napi_ok);
-    status =
-        napi_create_async_work(env, nullptr, name, Execute, Complete, raw, &raw->work);
+    status = napi_create_async_work(env, nullptr, name, Execute, Complete, raw, &raw->work);
     OVS_CHECK(status == napi_ok);
     status = napi_queue_async_work(env, raw->work);
     OVS_CHECK(status == napi_ok);
@@ -218,7 +218,8 @@ class Addon : public Napi::Addon<Addon> {
     return env.Null();
   }
 
-  // get(id, snapshot, key, done) → Uint8Array's ArrayBuffer, null for missing, undefined: done comes.
+  // get(id, snapshot, key, done) → Uint8Array's ArrayBuffer, null for missing, undefined: done
+  // comes.
   Napi::Value Get(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     const Opened& opened = Find(info[0]);
@@ -230,7 +231,8 @@ class Addon : public Napi::Addon<Addon> {
     if (outcome.code == Code::kNotFound) return env.Null();
     auto job = std::make_unique<Job>();
     job->answers = true;
-    job->run = [store = opened.store, snapshot = std::move(snapshot), key = std::string(key)](Job* job) {
+    job->run = [store = opened.store, snapshot = std::move(snapshot),
+                key = std::string(key)](Job* job) {
       rocksdb::PinnableSlice value;
       Outcome outcome = store->Get(snapshot, key, Tier::kDisk, &value);
       if (outcome.Ok()) job->answer.assign(value.data(), value.size());
@@ -254,7 +256,8 @@ class Addon : public Napi::Addon<Addon> {
     }
     auto job = std::make_unique<Job>();
     job->answers = true;
-    job->run = [store = opened.store, snapshot = std::move(snapshot), keys = std::string(keys), count](Job* job) {
+    job->run = [store = opened.store, snapshot = std::move(snapshot), keys = std::string(keys),
+                count](Job* job) {
       return store->GetMany(snapshot, keys, count, Tier::kDisk, &job->answer);
     };
     Queue(info, 4, std::move(job));
@@ -277,9 +280,8 @@ class Addon : public Napi::Addon<Addon> {
     if (!snapshot) snapshot = opened.store->TakeSnapshot();
     auto job = std::make_unique<Job>();
     job->answers = true;
-    job->run = [store = opened.store, snapshot = std::move(snapshot), query = std::move(query)](Job* job) {
-      return store->Range(snapshot, query, Tier::kDisk, &job->answer);
-    };
+    job->run = [store = opened.store, snapshot = std::move(snapshot), query = std::move(query)](
+                   Job* job) { return store->Range(snapshot, query, Tier::kDisk, &job->answer); };
     Queue(info, 6, std::move(job));
     return env.Undefined();
   }

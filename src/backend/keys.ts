@@ -73,7 +73,10 @@ export function markEnd(namespaceId: Uint8Array, epoch: number): Uint8Array {
 }
 
 /** Range of all keys of one kind: [first, end). */
-export function keyRange(kind: "data" | "recovery" | "mark"): { first: Uint8Array; end: Uint8Array } {
+export function keyRange(kind: "data" | "recovery" | "mark"): {
+  first: Uint8Array;
+  end: Uint8Array;
+} {
   const letter = { data: DATA, recovery: RECOVERY, mark: MARK }[kind];
   return { first: Uint8Array.of(letter), end: Uint8Array.of(letter + 1) };
 }

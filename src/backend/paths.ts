@@ -72,7 +72,10 @@ export function numberValue(value: number): Uint8Array {
 export function readNumber(value: Uint8Array, what: string): number {
   const text = Buffer.from(value).toString("latin1");
   if (!/^[0-9a-f]{14}$/.test(text)) {
-    throw new StorageError("OVS_CORRUPT", `${what} in the registry is not a number of 14 hex digits`);
+    throw new StorageError(
+      "OVS_CORRUPT",
+      `${what} in the registry is not a number of 14 hex digits`,
+    );
   }
   return Number.parseInt(text, 16);
 }

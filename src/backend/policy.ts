@@ -41,7 +41,8 @@ export function formatPolicy({ k, m, c, x }: Policy): string {
 /** null when the policy is possible, else what is wrong with it. */
 export function invalidPolicy({ k, m, c, x }: Policy): string | null {
   for (const value of [k, m, c, x]) {
-    if (!Number.isInteger(value) || value < 0 || value > 255) return "has a number that is not 0 to 255";
+    if (!Number.isInteger(value) || value < 0 || value > 255)
+      return "has a number that is not 0 to 255";
   }
   if (k < 1) return "needs k ≥ 1: without data fragments there is no data";
   if (k + m > FRAGMENTS_MAX) return `needs k + m ≤ ${FRAGMENTS_MAX}: it has ${k + m}`;

@@ -7,7 +7,10 @@ import type { Segments } from "../platform/network.js";
 import type { Compare, Operation } from "../registry/registry.js";
 
 export const OBJECT_BYTES_MAX = 64 * 1024 * 1024;
-/** Objects' names: `sco/<id>`, `tlog/<n>`, `checkpoint/<n>/<page>`; never reused for another content. */
+/**
+ * Objects' names: `sco/<id>`, `tlog/<n>`, `checkpoint/<n>/<page>`; never reused for another
+ * content.
+ */
 export const OBJECT_NAME_BYTES_MAX = 128;
 
 /** Conditions and writes that join the commit of a manifest, all in the namespace's shard. */
@@ -22,7 +25,10 @@ export interface PutRequest {
   /** Borrowed until the promise settles. */
   payload: Segments;
   bytes: number;
-  /** CRC-32C of each 4 KiB of the payload (the last page padded with zeroes), checked before encoding. */
+  /**
+   * CRC-32C of each 4 KiB of the payload (the last page padded with zeroes), checked before
+   * encoding.
+   */
   crcs: Uint32Array;
   /** The caller's owner epoch: compared with the namespace's fence in the commit (P-C5). */
   ownerEpoch: number;
@@ -68,7 +74,9 @@ export interface ObjectStore {
    * was committed, try again later (an unknown outcome is settled inside).
    */
   put(request: PutRequest): Promise<PutResult>;
-  /** Deletes objects (missing ones are fine) under the fence; their fragments go in the background. */
+  /**
+   * Deletes objects (missing ones are fine) under the fence; their fragments go in the background.
+   */
   remove(
     namespace: string,
     names: readonly string[],
@@ -87,6 +95,9 @@ export interface ObjectStore {
     prefix: string,
     options: { after?: string; limit: number },
   ): Promise<ObjectInfo[]>;
-  /** Resolves when every object of the namespace has the full width that the living OSDs allow (P-A10). */
+  /**
+   * Resolves when every object of the namespace has the full width that the living OSDs allow
+   * (P-A10).
+   */
   waitFullWidth(namespace: string, timeoutMs: number): Promise<{ full: boolean; spareMin: number }>;
 }

@@ -6,7 +6,9 @@ export class AssertionError extends Error {
   override name = "AssertionError";
 }
 
-/** Throws when `condition` is false. `message` states what was expected, without values of users. */
+/**
+ * Throws when `condition` is false. `message` states what was expected, without values of users.
+ */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
 }

@@ -65,7 +65,9 @@ export function deferred<T>(): Deferred<T> {
   return { promise, resolve, reject };
 }
 
-/** Waits for all to settle, then throws the first failure: nothing that was lent is still in use. */
+/**
+ * Waits for all to settle, then throws the first failure: nothing that was lent is still in use.
+ */
 export async function settleAll<T>(promises: ReadonlyArray<Promise<T>>): Promise<T[]> {
   const results = await Promise.allSettled(promises);
   const values: T[] = [];

@@ -8,7 +8,9 @@ import { loadAddon } from "./load.js";
 /** Operations that can be staged or in flight at once; rows of the table. */
 export const DISK_SLOTS = 4096;
 
-/** What a row does; the numbers are those of native/disk/core/table.h. Truncate never reaches it. */
+/**
+ * What a row does; the numbers are those of native/disk/core/table.h. Truncate never reaches it.
+ */
 export const DiskKind = {
   Read: 0,
   Write: 1,
@@ -21,7 +23,9 @@ export const DiskKind = {
 } as const;
 export type DiskKind = (typeof DiskKind)[keyof typeof DiskKind];
 
-/** Words of a piece: offset low, offset high (0), bytes low, bytes high (0): an iovec in the making. */
+/**
+ * Words of a piece: offset low, offset high (0), bytes low, bytes high (0): an iovec in the making.
+ */
 export const PIECE_WORDS = 4;
 
 /** Numbers of a ring in this thread. */

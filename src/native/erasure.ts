@@ -84,7 +84,9 @@ export class ErasureSession {
     return this.#addon.crc32cVerify(this.#session, arena, clusters, expected, index);
   }
 
-  /** As Codec.encode; without `crcs` only the parity is made. Borrows the memory until it settles. */
+  /**
+   * As Codec.encode; without `crcs` only the parity is made. Borrows the memory until it settles.
+   */
   encode(
     layout: StripeLayout,
     data: number,

@@ -36,7 +36,10 @@ export interface KvAddon {
     key: Uint8Array,
     done: KvDone,
   ): ArrayBuffer | null | undefined;
-  /** `keys`: count × {u32 bytes, key}. Answer: count × u32 bytes (2^32 − 1: missing), then the values. */
+  /**
+   * `keys`: count × {u32 bytes, key}. Answer: count × u32 bytes (2^32 − 1: missing), then the
+   * values.
+   */
   getMany(
     store: number,
     snapshot: number,

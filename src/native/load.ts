@@ -6,7 +6,10 @@ import { messageOf, StorageError } from "../base/errors.js";
 
 const require = createRequire(import.meta.url);
 
-/** Loads an addon; every thread gets its own instance data. OVS_UNSUPPORTED in words when it is not built. */
+/**
+ * Loads an addon; every thread gets its own instance data. OVS_UNSUPPORTED in words when it is not
+ * built.
+ */
 export function loadAddon<T>(name: string): T {
   const folder =
     process.env.OVS_NATIVE_DIR ?? new URL("../../../build/Release", import.meta.url).pathname;

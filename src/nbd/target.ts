@@ -47,7 +47,10 @@ export interface Requests {
   readonly length: Float64Array;
   /** Arena offset of the byte at `offset` (Read: where to put it; Write: where it is). */
   readonly memory: Uint32Array;
-  /** Write: CRC-32C of each whole cluster of the part, at crcs[slot × SLOT_CLUSTERS_MAX + i]; 0 for partial ones. */
+  /**
+   * Write: CRC-32C of each whole cluster of the part, at crcs[slot × SLOT_CLUSTERS_MAX + i]; 0 for
+   * partial ones.
+   */
   readonly crcs: Uint32Array;
   /** The client's cookie, low and high word: part of the request's identity in journal records. */
   readonly cookieLow: Uint32Array;

@@ -21,7 +21,9 @@ export class Arena {
   readonly u32: Uint32Array;
   #used = CLUSTER_BYTES; // Offset 0 is never given out: it stands for "none".
 
-  /** `buffer` is zeroed memory aligned to 4 KiB (real: mapped by the disk addon; simulated: any). */
+  /**
+   * `buffer` is zeroed memory aligned to 4 KiB (real: mapped by the disk addon; simulated: any).
+   */
   constructor(buffer: ArrayBuffer) {
     assert(buffer.byteLength % CLUSTER_BYTES === 0, "an arena is whole clusters");
     assert(buffer.byteLength <= ARENA_BYTES_MAX, "offsets fit 32 bits");

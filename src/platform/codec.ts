@@ -3,7 +3,10 @@
 // synchronous (small); the rest runs on the addon's worker pool when it is large and inline when it
 // is small. Memory is borrowed until the promise settles.
 
-/** How an object's bytes lie in its fragments: stripes of k units; unit i of a stripe belongs to data fragment i. */
+/**
+ * How an object's bytes lie in its fragments: stripes of k units; unit i of a stripe belongs to
+ * data fragment i.
+ */
 export interface StripeLayout {
   k: number;
   m: number;
@@ -43,9 +46,9 @@ export interface Codec {
   ): Promise<void>;
 
   /**
-   * Rebuilds fragments from k others, `bytes` each (any equal range of whole 4 KiB). `have[i]` is the
-   * index of the fragment at arena offset `haveAt[i]` (k of them), `want[j]` the index wanted at
-   * `wantAt[j]`; indexes below k are data, the rest parity. Sources and targets do not overlap.
+   * Rebuilds fragments from k others, `bytes` each (any equal range of whole 4 KiB). `have[i]` is
+   * the index of the fragment at arena offset `haveAt[i]` (k of them), `want[j]` the index wanted
+   * at `wantAt[j]`; indexes below k are data, the rest parity. Sources and targets do not overlap.
    */
   rebuild(
     code: { k: number; m: number },

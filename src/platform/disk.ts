@@ -10,7 +10,9 @@
 export type FileId = number;
 export type HandlerId = number;
 
-/** Called per finished operation, inside a turn. `result`: bytes or 0, or -errno. Must not throw. */
+/**
+ * Called per finished operation, inside a turn. `result`: bytes or 0, or -errno. Must not throw.
+ */
 export type CompletionHandler = (tag: number, result: number) => void;
 
 export const DISK_TAG_MAX = 2 ** 24 - 1;
@@ -43,7 +45,10 @@ export interface Files {
   rename(source: string, target: string): Promise<void>;
   /** Whole content of a small file; null when there is none. */
   readSmall(path: string, bytesMax: number): Promise<Uint8Array | null>;
-  /** Replaces a small file so that after a crash it is the old or the new one; 0600; durable on return. */
+  /**
+   * Replaces a small file so that after a crash it is the old or the new one; 0600; durable on
+   * return.
+   */
   writeSmall(path: string, content: Uint8Array): Promise<void>;
   /** fsync of a folder: the names in it are durable on return. */
   syncFolder(path: string): Promise<void>;
@@ -87,7 +92,10 @@ export interface Disk {
     arena: number,
     bytes: number,
   ): void;
-  /** One write gathered from `count` pieces: pieces[2i] = arena offset, pieces[2i+1] = bytes. Copies the list. */
+  /**
+   * One write gathered from `count` pieces: pieces[2i] = arena offset, pieces[2i+1] = bytes. Copies
+   * the list.
+   */
   writeGather(
     handler: HandlerId,
     tag: number,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The embedded ordered key-value store (RocksDB in the real world). Keys and values are byte
-// strings, keys are ordered bytewise. A batch is atomic; with `sync` it survives power loss, without
-// it only the death of the process. Buffers that are passed in are borrowed until the promise
-// settles; buffers that come out belong to the caller.
+// strings, keys are ordered bytewise. A batch is atomic; with `sync` it survives power loss,
+// without it only the death of the process. Buffers that are passed in are borrowed until the
+// promise settles; buffers that come out belong to the caller.
 
 export interface KvBatch {
   put(key: Uint8Array, value: Uint8Array): void;

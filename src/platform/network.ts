@@ -33,7 +33,10 @@ export interface Frame {
 export interface ReceivedFrame extends Frame {
   /** View of the meta bytes, valid during the callback only: copy what is kept. */
   meta: Uint8Array;
-  /** Arena offset of a payload in the receive pool; 0 when there is none or it went to `expect`ed segments. */
+  /**
+   * Arena offset of a payload in the receive pool; 0 when there is none or it went to `expect`ed
+   * segments.
+   */
   payload: number;
   payloadBytes: number;
 }
@@ -82,7 +85,10 @@ export interface Connection {
    * the segments ends the connection.
    */
   expect(requestId: number, into: Segments): void;
-  /** Takes that back. When the payload is arriving right now, the connection is closed: memory must not be written any more. */
+  /**
+   * Takes that back. When the payload is arriving right now, the connection is closed: memory must
+   * not be written any more.
+   */
   forget(requestId: number): void;
   /**
    * Back-pressure: with `false` the socket is not read any more (a few frames that were read
@@ -100,12 +106,18 @@ export interface Listener {
 }
 
 export interface Network {
-  /** Accepts connections; `accept` gives the handler of a new one. A stale unix socket file is replaced. */
+  /**
+   * Accepts connections; `accept` gives the handler of a new one. A stale unix socket file is
+   * replaced.
+   */
   listen(
     address: Address,
     accept: (connection: Connection) => ConnectionHandler,
   ): Promise<Listener>;
-  /** Rejects with OVS_UNAVAILABLE in words. The connection's first onFrame or onClose comes in a later turn. */
+  /**
+   * Rejects with OVS_UNAVAILABLE in words. The connection's first onFrame or onClose comes in a
+   * later turn.
+   */
   connect(address: Address, handler: ConnectionHandler, timeoutMs: number): Promise<Connection>;
   /** Gives a received payload's memory back. */
   release(payload: number): void;

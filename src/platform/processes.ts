@@ -22,6 +22,8 @@ export interface ChildEvents {
 }
 
 export interface Processes {
-  /** Starts `ovs <args>` as a child that dies when this process does. Rejects when it cannot start. */
+  /**
+   * Starts `ovs <args>` as a child that dies when this process does. Rejects when it cannot start.
+   */
   spawn(args: readonly string[], events: ChildEvents): Promise<Child>;
 }

@@ -29,7 +29,9 @@ export class Turn {
   #flushing = false;
   #again = false;
 
-  /** `immediate` runs its argument once, soon, outside any turn (setImmediate, or the simulator's). */
+  /**
+   * `immediate` runs its argument once, soon, outside any turn (setImmediate, or the simulator's).
+   */
   constructor(immediate: (work: () => void) => void) {
     this.#immediate = immediate;
   }

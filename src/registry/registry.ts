@@ -9,7 +9,9 @@ export const REGISTRY_VALUE_BYTES_MAX = 64 * 1024;
 export const REGISTRY_KEY_BYTES_MAX = 512;
 export const REGISTRY_LEASE_TTL_MIN_S = 2;
 
-/** A key with its value. Revisions are whole numbers that grow with every transaction that writes. */
+/**
+ * A key with its value. Revisions are whole numbers that grow with every transaction that writes.
+ */
 export interface RegistryEntry {
   key: string;
   value: Uint8Array;
@@ -21,7 +23,10 @@ export interface RegistryEntry {
   lease: string;
 }
 
-/** A compare of one key; a missing key has version, createRevision and modRevision 0 and an empty value. */
+/**
+ * A compare of one key; a missing key has version, createRevision and modRevision 0 and an empty
+ * value.
+ */
 export type Compare =
   | {
       key: string;
@@ -80,7 +85,8 @@ export interface Registry {
   range(prefix: string, options: { after?: string; limit: number }): Promise<RangeResult>;
   /**
    * All compares hold → success, else failure. A rejection with OVS_TIMEOUT or OVS_UNAVAILABLE
-   * means: it may have been applied (P-B1). Limits are refused with OVS_INVALID; full with OVS_FULL.
+   * means: it may have been applied (P-B1). Limits are refused with OVS_INVALID; full with
+   * OVS_FULL.
    */
   transact(transaction: Transaction): Promise<TransactionResult>;
   /** Events of keys with the prefix from `fromRevision` on. */
@@ -93,7 +99,9 @@ export interface Registry {
   close(): Promise<void>;
 }
 
-/** Numbers in keys and values that are compared: fixed width, so that bytewise order is their order. */
+/**
+ * Numbers in keys and values that are compared: fixed width, so that bytewise order is their order.
+ */
 export function fixedNumber(value: number): string {
   return value.toString(16).padStart(14, "0");
 }

@@ -55,7 +55,9 @@ export interface Answer {
   status: number;
   /** A copy: belongs to the caller. */
   meta: Uint8Array;
-  /** Arena offset of a payload that did not go to `into`, 0 for none. Gives: `network.release` it. */
+  /**
+   * Arena offset of a payload that did not go to `into`, 0 for none. Gives: `network.release` it.
+   */
   payload: number;
   payloadBytes: number;
 }
@@ -75,21 +77,32 @@ export interface RpcClientOptions {
   wants: Wanted;
   /** Calls that may be in flight and waiting together; more are refused with OVS_BUSY. */
   callsMax?: number;
-  /** Calls in flight at a time; the others wait. Below the server's limit, so that pings get through. */
+  /**
+   * Calls in flight at a time; the others wait. Below the server's limit, so that pings get
+   * through.
+   */
   inFlightMax?: number;
   connectTimeoutMs?: number;
   /** A silent connection is asked for a sign of life after this, and given up after three. */
   heartbeatMs?: number;
   backoffMsMin?: number;
   backoffMsMax?: number;
-  /** What calls do while there is no connection after a failed attempt: fail at once, or wait until their deadline. */
+  /**
+   * What calls do while there is no connection after a failed attempt: fail at once, or wait until
+   * their deadline.
+   */
   whileDown?: "fail" | "wait";
-  /** Runs after the hello and before any other call of a new connection; a rejection ends the connection. */
+  /**
+   * Runs after the hello and before any other call of a new connection; a rejection ends the
+   * connection.
+   */
   handshake?: (call: EarlyCall) => Promise<void>;
   onUp?: () => void;
   /** After a connection that was up is lost. */
   onDown?: (reason: string) => void;
-  /** One-way frames of the server. `meta` valid during the call only; gives the payload: release it. */
+  /**
+   * One-way frames of the server. `meta` valid during the call only; gives the payload: release it.
+   */
   onNotice?: (operation: number, meta: Uint8Array, payload: number, payloadBytes: number) => void;
 }
 
@@ -245,7 +258,9 @@ export class RpcClient implements ConnectionHandler {
     if (this.#state === "idle") void this.#connect();
   }
 
-  /** A one-way frame; false when there is no connection now. `payload` is borrowed until `onSent`. */
+  /**
+   * A one-way frame; false when there is no connection now. `payload` is borrowed until `onSent`.
+   */
   notify(
     operation: number,
     meta: Uint8Array | null,

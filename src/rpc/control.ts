@@ -27,7 +27,10 @@ export function encodeControl(message: unknown): Uint8Array {
   return bytes;
 }
 
-/** Decodes and checks a message; OVS_PROTOCOL in words when it does not fit. Borrows `meta` during the call. */
+/**
+ * Decodes and checks a message; OVS_PROTOCOL in words when it does not fit. Borrows `meta` during
+ * the call.
+ */
 export function decodeControl<T>(meta: Uint8Array, schema: ZodType<T>): T {
   let message: unknown;
   try {

@@ -37,7 +37,9 @@ const SILENCE_MAX = 4;
 const PAUSED_PATIENCE = 6;
 const POOL_MAX = 4096;
 
-/** Runs inside a turn; answers now or later through `request`. A thrown StorageError is the answer. */
+/**
+ * Runs inside a turn; answers now or later through `request`. A thrown StorageError is the answer.
+ */
 export type FastHandler<S> = (request: RpcRequest<S>) => void;
 /** Must have answered when its promise resolves; a rejection with a StorageError is the answer. */
 export type Handler<S> = (request: RpcRequest<S>) => Promise<void>;
@@ -140,7 +142,9 @@ export class RpcServer<S> {
     this.#handlers.set(operation, entry);
   }
 
-  /** Listens too on `address`; returns it with the real port. OVS_UNSUPPORTED beyond this machine. */
+  /**
+   * Listens too on `address`; returns it with the real port. OVS_UNSUPPORTED beyond this machine.
+   */
   async listen(address: Address): Promise<Address> {
     if (!isLocal(address)) {
       throw new StorageError(
@@ -248,7 +252,9 @@ export class RpcServer<S> {
     request.handled();
   }
 
-  /** Anything but a StorageError is our own mistake: the rejection is not caught, the daemon dies. */
+  /**
+   * Anything but a StorageError is our own mistake: the rejection is not caught, the daemon dies.
+   */
   async #runSlow(request: RpcRequest<S>, handler: Handler<S>): Promise<void> {
     request.meta = request.meta.slice();
     try {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy, placement, layout and keys: the backend's arithmetic.
 import t from "tap";
-import { StorageError } from "../../src/base/errors.js";
-import { KIB, MIB } from "../../src/base/units.js";
 import {
   dataKey,
   keyRange,
@@ -15,13 +13,13 @@ import {
   writeDataKey,
 } from "../../src/backend/keys.js";
 import {
-  UNIT_BYTES_MAX,
   crcIndex,
   dataPieces,
   fragmentAt,
   fragmentBytes,
   layoutFor,
   offsetInFragment,
+  UNIT_BYTES_MAX,
 } from "../../src/backend/layout.js";
 import { checkNamespace, checkObjectName, osdIdOf, osdPath } from "../../src/backend/paths.js";
 import {
@@ -38,6 +36,8 @@ import {
   invalidPreset,
   parsePolicy,
 } from "../../src/backend/policy.js";
+import { StorageError } from "../../src/base/errors.js";
+import { KIB, MIB } from "../../src/base/units.js";
 import { FailureDomain } from "../../src/wire/generated/manifest.js";
 
 const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
@@ -70,7 +70,13 @@ t.test("a policy says in words what is wrong with it", async (t) => {
   ];
   for (const [text, reason] of wrong) t.throws(() => parsePolicy(text), reason, text);
   t.match(invalidPolicy({ k: 1.5, m: 1, c: 2, x: 1 }), /0 to 255/);
-  t.equal(invalidPreset([{ k: 4, m: 2, c: 5, x: 3 }, { k: 2, m: 2, c: 3, x: 4 }]), null);
+  t.equal(
+    invalidPreset([
+      { k: 4, m: 2, c: 5, x: 3 },
+      { k: 2, m: 2, c: 3, x: 4 },
+    ]),
+    null,
+  );
   t.match(invalidPreset([]), /needs a policy/);
   t.match(invalidPreset([{ k: 4, m: 2, c: 9, x: 3 }]), /4,2,9,3 needs c ≤ k \+ m/);
 });
@@ -87,12 +93,23 @@ t.test("the first policy that the domains satisfy is chosen", async (t) => {
   t.equal(choosePolicy(policies, []), null);
 });
 
-function cluster(nodes: number, disks: number, free: (node: number, disk: number) => number): Candidate[] {
+function cluster(
+  nodes: number,
+  disks: number,
+  free: (node: number, disk: number) => number,
+): Candidate[] {
   const all: Candidate[] = [];
   for (let n = 0; n < nodes; n++) {
     for (let d = 0; d < disks; d++) {
       const id = all.length + 1;
-      all.push({ id, site: `s${n % 2}`, rack: "r0", node: `n${n}`, freeBytes: free(n, d), load: 0 });
+      all.push({
+        id,
+        site: `s${n % 2}`,
+        rack: "r0",
+        node: `n${n}`,
+        freeBytes: free(n, d),
+        load: 0,
+      });
     }
   }
   return all;
@@ -106,14 +123,24 @@ t.test(`placement keeps the rules and spreads evenly (SEED=${seed})`, async (t) 
     const rules = { x: 1 + random.below(4), domain };
     const wanted = 1 + random.below(12);
     const chosen = choosePlaces(all, wanted, rules, [], random);
-    const possible = fragmentsPossible({ k: wanted, m: 0, c: wanted, x: rules.x }, countPerDomain(all, domain));
+    const possible = fragmentsPossible(
+      { k: wanted, m: 0, c: wanted, x: rules.x },
+      countPerDomain(all, domain),
+    );
     if (chosen.length !== possible) t.fail(`${chosen.length} of ${possible} possible places`);
     if (violates(chosen, rules)) t.fail("the rules are broken");
     if (domain !== FailureDomain.node) continue;
     const counts = countPerDomain(chosen, FailureDomain.site);
     const sites = new Set(all.map((place) => place.site)).size;
-    const roomy = all.every((place) => all.filter((other) => other.site === place.site).length >= wanted);
-    if (roomy && rules.x >= wanted && counts.length === sites && Math.max(...counts) - Math.min(...counts) > 1) {
+    const roomy = all.every(
+      (place) => all.filter((other) => other.site === place.site).length >= wanted,
+    );
+    if (
+      roomy &&
+      rules.x >= wanted &&
+      counts.length === sites &&
+      Math.max(...counts) - Math.min(...counts) > 1
+    ) {
       t.fail(`sites are uneven: ${counts}`);
     }
   }
@@ -124,8 +151,15 @@ t.test("further fragments respect those that exist", async (t) => {
   const rules = { x: 2, domain: FailureDomain.node };
   const taken = all.filter((place) => place.node !== "n2");
   const chosen = choosePlaces(all, 6, rules, taken, randomOf(1));
-  t.same(chosen.map((place) => place.node), ["n2", "n2"]);
-  t.equal(choosePlaces(all, 1, { ...rules, x: 1 }, taken.slice(0, 1), randomOf(1))[0]!.node, "n1", "the other site");
+  t.same(
+    chosen.map((place) => place.node),
+    ["n2", "n2"],
+  );
+  t.equal(
+    choosePlaces(all, 1, { ...rules, x: 1 }, taken.slice(0, 1), randomOf(1))[0]!.node,
+    "n1",
+    "the other site",
+  );
   t.equal(violates([all[0]!, all[0]!], rules), true);
   t.equal(violates(all, { x: 1, domain: FailureDomain.node }), true);
   t.equal(violates(all, rules), false);
@@ -136,11 +170,17 @@ t.test("free room and idleness make an OSD likelier; a seed fixes the choice", a
   const all = cluster(1, 3, (_, disk) => [100, 300, 0][disk]!);
   const counts = [0, 0, 0];
   const random = randomOf(7);
-  for (let i = 0; i < 4000; i++) counts[choosePlaces(all, 1, { x: 3, domain: 1 }, [], random)[0]!.id - 1]!++;
+  for (let i = 0; i < 4000; i++)
+    counts[choosePlaces(all, 1, { x: 3, domain: 1 }, [], random)[0]!.id - 1]!++;
   t.ok(counts[1]! / counts[0]! > 2.5 && counts[1]! / counts[0]! < 3.5, `${counts}`);
   const busy = all.map((place) => ({ ...place, freeBytes: 100, load: place.id === 1 ? 9 : 0 }));
-  const first = choosePlaces(busy, 3, { x: 3, domain: 1 }, [], randomOf(3)).map((place) => place.id);
-  t.same(choosePlaces(busy, 3, { x: 3, domain: 1 }, [], randomOf(3)).map((place) => place.id), first);
+  const first = choosePlaces(busy, 3, { x: 3, domain: 1 }, [], randomOf(3)).map(
+    (place) => place.id,
+  );
+  t.same(
+    choosePlaces(busy, 3, { x: 3, domain: 1 }, [], randomOf(3)).map((place) => place.id),
+    first,
+  );
 });
 
 t.test("every byte of an object has its place in a fragment", async (t) => {
@@ -173,7 +213,9 @@ t.test("every byte of an object has its place in a fragment", async (t) => {
     if (found !== 4096 + offset) t.fail(`byte ${offset} is at ${found}`);
     if (sum !== fragmentBytes(layout)) t.fail(`the pieces are ${sum} bytes`);
     const page = Math.floor(offset / 4096);
-    const index = fragment * (fragmentBytes(layout) / 4096) + Math.floor(offsetInFragment(layout, offset) / 4096);
+    const index =
+      fragment * (fragmentBytes(layout) / 4096) +
+      Math.floor(offsetInFragment(layout, offset) / 4096);
     if (crcIndex(layout, page) !== index) t.fail("the page's checksum is elsewhere");
     if (layout.unitBytes > UNIT_BYTES_MAX) t.fail("a unit is too large");
   }
@@ -202,12 +244,14 @@ t.test("keys on an OSD are ordered and read back", async (t) => {
 });
 
 t.test("names that do not fit the registry are refused", async (t) => {
-  for (const name of ["sco/1", "tlog/00000000000001", "checkpoint/4/a.b_c-d"]) checkObjectName(name);
+  for (const name of ["sco/1", "tlog/00000000000001", "checkpoint/4/a.b_c-d"])
+    checkObjectName(name);
   for (const name of ["", "/x", "Sco", "sco 1", "x".repeat(129), "sco/ü"]) {
     t.throws(() => checkObjectName(name), StorageError, name);
   }
   checkNamespace("vdisk-1");
-  for (const name of ["", "a/b", "A", "x".repeat(64)]) t.throws(() => checkNamespace(name), StorageError, name);
+  for (const name of ["", "a/b", "A", "x".repeat(64)])
+    t.throws(() => checkNamespace(name), StorageError, name);
   t.equal(osdIdOf(osdPath(255)), 255);
   t.equal(osdIdOf("/osd/next"), 0);
 });

@@ -58,7 +58,9 @@ const random: Random = {
   bytes: (count) => new Uint8Array(randomBytes(count)),
 };
 
-/** A world with an arena of `arenaMib` MiB, of which 64 MiB + `poolMib` MiB are the receive pool. */
+/**
+ * A world with an arena of `arenaMib` MiB, of which 64 MiB + `poolMib` MiB are the receive pool.
+ */
 export function socketWorld(arenaMib = 256, poolMib = 0): SocketWorld {
   const arena = new Arena(new ArrayBuffer(arenaMib * MIB));
   const turn = new Turn((work) => void setImmediate(work));

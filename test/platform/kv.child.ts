@@ -12,7 +12,9 @@ const say = (line: string) => {
   else writeSync(1, `${line}\n`);
 };
 
-/** Writes counters in several chains at once, half of them synced, and says which are acknowledged. */
+/**
+ * Writes counters in several chains at once, half of them synced, and says which are acknowledged.
+ */
 async function writeForever(): Promise<void> {
   const store = await new NodeKv().open(path!, { ...KV_OPTIONS, writeBufferBytes: 2 ** 18 });
   const chain = async (name: number) => {

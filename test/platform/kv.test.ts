@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// RocksDB behind the contract, and what only a real store can be put through: kills, damage, threads.
+// RocksDB behind the contract, and what only a real store can be put through: kills, damage,
+// threads.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

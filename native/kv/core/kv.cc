@@ -125,9 +125,8 @@ rocksdb::ReadOptions Store::Reading(const SnapshotRef& snapshot, Tier tier) cons
 
 Outcome Store::Get(const SnapshotRef& snapshot, std::string_view key, Tier tier,
                    rocksdb::PinnableSlice* value) const {
-  const rocksdb::Status status =
-      db_->Get(Reading(snapshot, tier), db_->DefaultColumnFamily(),
-               rocksdb::Slice(key.data(), key.size()), value);
+  const rocksdb::Status status = db_->Get(Reading(snapshot, tier), db_->DefaultColumnFamily(),
+                                          rocksdb::Slice(key.data(), key.size()), value);
   if (status.ok()) return {};
   if (status.IsNotFound()) return {Code::kNotFound, {}};
   if (status.IsIncomplete()) return {Code::kIncomplete, {}};
@@ -196,9 +195,8 @@ Outcome Store::Range(const SnapshotRef& snapshot, const RangeQuery& query, Tier 
 
 SnapshotRef Store::TakeSnapshot() const {
   const std::shared_ptr<rocksdb::DB> db = db_;
-  return SnapshotRef(db->GetSnapshot(), [db](const rocksdb::Snapshot* snapshot) {
-    db->ReleaseSnapshot(snapshot);
-  });
+  return SnapshotRef(db->GetSnapshot(),
+                     [db](const rocksdb::Snapshot* snapshot) { db->ReleaseSnapshot(snapshot); });
 }
 
 Outcome Store::Checkpoint(const std::string& path) const {

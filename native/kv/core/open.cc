@@ -109,12 +109,11 @@ Outcome OpenFailed(const std::string& path, const rocksdb::Status& status) {
 }
 
 Outcome Lost(const std::string& path, const WalFindings& findings, uint64_t reached) {
-  return {Code::kCorrupt,
-          "the log of the store in " + path + " is damaged: " +
-              (findings.where.empty() ? "a part is missing" : findings.where) +
-              "; entries up to number " + std::to_string(findings.synced) +
-              " were synced, but only " + std::to_string(reached) +
-              " can be read. Restore it from a copy"};
+  return {Code::kCorrupt, "the log of the store in " + path + " is damaged: " +
+                              (findings.where.empty() ? "a part is missing" : findings.where) +
+                              "; entries up to number " + std::to_string(findings.synced) +
+                              " were synced, but only " + std::to_string(reached) +
+                              " can be read. Restore it from a copy"};
 }
 
 // Replays into memory only, so that a refused store stays as it is.

@@ -32,7 +32,10 @@ const PROMISES_MAX = 512;
 const EINVAL = 22;
 const ENOSPC = 28;
 
-/** Executes slots. `submit` takes staged[0…count), later `onDone` tells that done[0…count) are finished. */
+/**
+ * Executes slots. `submit` takes staged[0…count), later `onDone` tells that done[0…count) are
+ * finished.
+ */
 export interface Engine {
   readonly name: string;
   readonly table: DiskTable;

@@ -46,7 +46,10 @@ export class NodeKv implements KvFactory {
     this.#addon = loadKv();
   }
 
-  /** OVS_BUSY names who has it open; OVS_NOT_FOUND without `create`; OVS_CORRUPT says what is damaged. */
+  /**
+   * OVS_BUSY names who has it open; OVS_NOT_FOUND without `create`; OVS_CORRUPT says what is
+   * damaged.
+   */
   async open(path: string, options: KvOptions): Promise<KvStore> {
     if (!path.startsWith("/"))
       throw new StorageError("OVS_INVALID", `"${path}" is no absolute path`);

@@ -29,7 +29,10 @@ export interface LogOptions {
   terminal: LogLevel | null;
 }
 
-/** Appends lines to a file and starts a new one when it is full. Errors end the file, not the daemon. */
+/**
+ * Appends lines to a file and starts a new one when it is full. Errors end the file, not the
+ * daemon.
+ */
 export class RotatingFile {
   readonly #path: string;
   readonly #bytesMax: number;

@@ -29,7 +29,10 @@ import { openNetwork } from "./network.js";
 export interface WorldOptions {
   /** Of the daemon: `asd-1`, `router`; names the log file. */
   name: string;
-  /** Memory for all I/O of this thread, in bytes (whole clusters); only what is used becomes resident. */
+  /**
+   * Memory for all I/O of this thread, in bytes (whole clusters); only what is used becomes
+   * resident.
+   */
   arenaBytes?: number;
   /**
    * Part of the arena for payloads that come from sockets without being expected (default: a

@@ -20,7 +20,10 @@ const NamespaceRecord = f.format({
     version: f.version(),
     state: f.code(NamespaceState, "what may be done with it"),
     reserved0: f.reserved(1),
-    id: f.bytes(8, "random; in the keys of garbage marks: another namespace of that name has another"),
+    id: f.bytes(
+      8,
+      "random; in the keys of garbage marks: another namespace of that name has another",
+    ),
     createdMs: f.u64("wall clock, for people"),
     reserved1: f.reserved(16),
     length: f.length(),
@@ -32,7 +35,8 @@ const NamespaceRecord = f.format({
 
 const Recovery = f.format({
   name: "Recovery",
-  purpose: "Beside every fragment: what is needed to find its object again when the registry is lost.",
+  purpose:
+    "Beside every fragment: what is needed to find its object again when the registry is lost.",
   magic: "OVRI",
   version: 1,
   lies: "disk",

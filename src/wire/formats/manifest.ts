@@ -92,7 +92,12 @@ const Preset = f.format({
     length: f.length(),
     bodyCrc: f.bodyCrc(),
     headerCrc: f.headerCrc(),
-    policies: f.list("u8", Policy, 8, "from best to worst; the first that can be satisfied is used"),
+    policies: f.list(
+      "u8",
+      Policy,
+      8,
+      "from best to worst; the first that can be satisfied is used",
+    ),
   },
 });
 

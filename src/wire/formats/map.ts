@@ -8,7 +8,7 @@
 // cluster index in the SCO (u32), CRC-32C (u32); SCO id 0: absent, 1: zero, else a location. Nodes
 // above the leaves hold one bit per child: everything absent below it is zero.
 //
-//   key of a page:  | 0x10 | tree id, 16 | level, 1 | page index, 5 | birth generation, 4 | delta, 1 |
+//   key of a page:  | 0x10 | tree id, 16 | level, 1 | page index, 5 | birth, 4 | delta, 1 |
 //   key of a SCO:   | 0x20 | tree id, 16 | SCO id, 8 |
 //   key of a mark:  | 0x30 | tree id, 16 |                   (numbers in keys are big-endian)
 
