@@ -12,6 +12,22 @@ static_assert(std::endian::native == std::endian::little, "formats are little-en
 
 // asd: The folder of an ASD and its protocol.
 inline constexpr uint64_t ASD_FOLDER_VERSION = 1;  // version of the folder's layout
+inline constexpr uint64_t ASD_PAGE_BYTES = 4096;  // unit of extents and checksums
+inline constexpr uint64_t ASD_EXTENT_BYTES = 268435456;  // size that extent files grow by
+inline constexpr uint64_t ASD_KEY_BYTES_MAX = 255;  // longest key
+inline constexpr uint64_t ASD_INLINE_BYTES_MAX = 4096;  // longest value that may lie in the index
+inline constexpr uint64_t ASD_VALUE_PAGES_MAX = 8192;  // pages of the longest value (32 MiB)
+inline constexpr uint64_t ASD_RUNS_MAX = 1024;  // runs that a value may be cut into
+inline constexpr uint64_t ASD_PARTS_MAX = 1024;  // parts of one multiGet
+inline constexpr uint64_t ASD_READ_PAGES_MAX = 4096;  // pages of one multiGet (16 MiB)
+
+enum class AsdPartStatus : uint8_t {
+  Ok = 0,  // read and verified
+  Missing = 1,  // there is no such key
+  Corrupt = 2,  // a page is not what was written
+  Failed = 3,  // the disk could not read it
+  Outside = 4,  // the pages do not all lie in the value
+};
 
 inline constexpr uint32_t DISK_IDENTITY_MAGIC = 0x4449564f;  // OVID
 inline constexpr uint16_t DISK_IDENTITY_VERSION = 1;
@@ -38,6 +54,17 @@ static_assert(offsetof(DiskIdentityHeader, created_ms) == 40);
 static_assert(offsetof(DiskIdentityHeader, length) == 64);
 static_assert(offsetof(DiskIdentityHeader, body_crc) == 68);
 static_assert(offsetof(DiskIdentityHeader, header_crc) == 72);
+
+// Consecutive 4 KiB pages of an extent file.
+struct __attribute__((packed)) AsdRun {
+  uint32_t file;
+  uint32_t page;
+  uint32_t pages;
+};
+static_assert(sizeof(AsdRun) == 12);
+static_assert(offsetof(AsdRun, file) == 0);
+static_assert(offsetof(AsdRun, page) == 4);
+static_assert(offsetof(AsdRun, pages) == 8);
 
 // backend: Namespaces and recovery records of the backend.
 

@@ -18,6 +18,7 @@ import type { Log } from "../log.js";
 import type { Network } from "../network.js";
 import { Turn } from "../turn.js";
 import type { Clock, Random, Timer, World } from "../world.js";
+import { nodeCodec } from "./codec.js";
 import { NodeDisk } from "./disk.js";
 import { NodeFiles } from "./files.js";
 import { FsEngine } from "./fsdisk.js";
@@ -118,7 +119,7 @@ class RealWorld implements NodeWorld {
   }
 
   get codec(): Codec {
-    this.#codec ??= missing("codec");
+    this.#codec ??= nodeCodec(this.arena);
     return this.#codec;
   }
 
@@ -132,10 +133,6 @@ class RealWorld implements NodeWorld {
     await this.#disk?.stop();
     this.#closeLog();
   }
-}
-
-function missing(part: string): never {
-  throw new StorageError("OVS_UNSUPPORTED", `this build has no ${part}`);
 }
 
 /** Maps an arena: aligned, zeroed, not yet resident. OVS_FULL when the system has no room. */

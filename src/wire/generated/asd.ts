@@ -7,6 +7,36 @@ import { type HeaderLayout, Reader, Writer, closeFormat, openFormat, textBytes }
 
 /** version of the folder's layout */
 export const ASD_FOLDER_VERSION = 1;
+/** unit of extents and checksums */
+export const ASD_PAGE_BYTES = 4096;
+/** size that extent files grow by */
+export const ASD_EXTENT_BYTES = 268435456;
+/** longest key */
+export const ASD_KEY_BYTES_MAX = 255;
+/** longest value that may lie in the index */
+export const ASD_INLINE_BYTES_MAX = 4096;
+/** pages of the longest value (32 MiB) */
+export const ASD_VALUE_PAGES_MAX = 8192;
+/** runs that a value may be cut into */
+export const ASD_RUNS_MAX = 1024;
+/** parts of one multiGet */
+export const ASD_PARTS_MAX = 1024;
+/** pages of one multiGet (16 MiB) */
+export const ASD_READ_PAGES_MAX = 4096;
+
+export const AsdPartStatus = {
+  /** read and verified */
+  ok: 0,
+  /** there is no such key */
+  missing: 1,
+  /** a page is not what was written */
+  corrupt: 2,
+  /** the disk could not read it */
+  failed: 3,
+  /** the pages do not all lie in the value */
+  outside: 4,
+} as const;
+export type AsdPartStatus = (typeof AsdPartStatus)[keyof typeof AsdPartStatus];
 
 /** File `identity` in an ASD's folder: which disk of which cluster this is. */
 export interface DiskIdentity {
@@ -120,6 +150,619 @@ export function decodeDiskIdentity(bytes: Uint8Array, at = 0, end = bytes.byteLe
 export function invalidDiskIdentity(bytes: Uint8Array, at = 0, end = bytes.byteLength): string | null {
   try {
     decodeDiskIdentity(bytes, at, end);
+    return null;
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    return messageOf(error);
+  }
+}
+
+/** Consecutive 4 KiB pages of an extent file. */
+export interface AsdRun {
+  /** number of the extent file. */
+  file: number;
+  /** first page in it. */
+  page: number;
+  /** pages. */
+  pages: number;
+}
+
+export const ASD_RUN_BYTES = 12;
+export const ASD_RUN_FILE = 0;
+export const ASD_RUN_PAGE = 4;
+export const ASD_RUN_PAGES = 8;
+
+/** Bytes of the encoded value. */
+export function bytesAsdRun(_value: AsdRun): number {
+  return 12;
+}
+
+export function writeAsdRun(w: Writer, value: AsdRun): void {
+  w.u32(value.file);
+  w.u32(value.page);
+  w.u32(value.pages);
+}
+
+export function readAsdRun(r: Reader): AsdRun {
+  const file = r.u32("file");
+  const page = r.u32("page");
+  const pages = r.u32("pages");
+  return { file, page, pages };
+}
+
+/** Index value under `v` + key: where a value is. No runs: it lies in the index, under `d` + key. */
+export interface AsdEntry {
+  /** 1. */
+  entryVersion: number;
+  /** zero. */
+  flags: number;
+  /** bytes of the value; its last page is padded with zeroes. */
+  length: number;
+  /** CRC-32C of the record under `d` + key: the CRCs of the pages, or the value itself. */
+  dataCrc: number;
+  /** its pages, in order. */
+  runs: AsdRun[];
+  /** CRC-32C of the key and of all before this field. */
+  entryCrc: number;
+}
+
+export const ASD_ENTRY_ENTRY_VERSION = 0;
+export const ASD_ENTRY_FLAGS = 1;
+export const ASD_ENTRY_LENGTH = 2;
+export const ASD_ENTRY_DATA_CRC = 6;
+export const ASD_ENTRY_RUNS = 10;
+
+/** Bytes of the encoded value. */
+export function bytesAsdEntry(value: AsdEntry): number {
+  let bytes = 16;
+  for (const item of value.runs) bytes += bytesAsdRun(item);
+  return bytes;
+}
+
+export function writeAsdEntry(w: Writer, value: AsdEntry): void {
+  w.u8(value.entryVersion);
+  w.u8(value.flags);
+  w.u32(value.length);
+  w.u32(value.dataCrc);
+  w.count(value.runs.length, 1024, "u16");
+  for (const item of value.runs) writeAsdRun(w, item);
+  w.u32(value.entryCrc);
+}
+
+export function readAsdEntry(r: Reader): AsdEntry {
+  const entryVersion = r.u8("entryVersion");
+  const flags = r.u8("flags");
+  const length = r.u32("length");
+  const dataCrc = r.u32("dataCrc");
+  const runs = r.list(r.count("u16", 1024, 12, "runs"), readAsdRun);
+  const entryCrc = r.u32("entryCrc");
+  return { entryVersion, flags, length, dataCrc, runs, entryCrc };
+}
+
+/** Writes the value at `at`; returns the offset after it. */
+export function encodeAsdEntry(value: AsdEntry, target: Uint8Array, at: number): number {
+  const w = new Writer(target, at);
+  writeAsdEntry(w, value);
+  return w.at;
+}
+
+/** The value as bytes of its own. */
+export function packAsdEntry(value: AsdEntry): Uint8Array {
+  const bytes = new Uint8Array(bytesAsdEntry(value));
+  encodeAsdEntry(value, bytes, 0);
+  return bytes;
+}
+
+/** Reads bytes[at, end). Nothing may follow it. Throws a StorageError in words. */
+export function decodeAsdEntry(bytes: Uint8Array, at = 0, end = bytes.byteLength): AsdEntry {
+  const r = new Reader(bytes, at, end, "AsdEntry", "OVS_PROTOCOL");
+  const value = readAsdEntry(r);
+  r.finish();
+  return value;
+}
+
+/** null when the bytes are a right AsdEntry, else the reason in words. */
+export function invalidAsdEntry(bytes: Uint8Array, at = 0, end = bytes.byteLength): string | null {
+  try {
+    decodeAsdEntry(bytes, at, end);
+    return null;
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    return messageOf(error);
+  }
+}
+
+/** The key must not exist. */
+export interface AsdAbsent {
+  /** the key. */
+  key: Uint8Array;
+}
+
+export const ASD_ABSENT_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdAbsent(value: AsdAbsent): number {
+  let bytes = 1;
+  bytes += value.key.byteLength;
+  return bytes;
+}
+
+export function writeAsdAbsent(w: Writer, value: AsdAbsent): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+}
+
+export function readAsdAbsent(r: Reader): AsdAbsent {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  return { key };
+}
+
+/** The key must exist. */
+export interface AsdPresent {
+  /** the key. */
+  key: Uint8Array;
+}
+
+export const ASD_PRESENT_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdPresent(value: AsdPresent): number {
+  let bytes = 1;
+  bytes += value.key.byteLength;
+  return bytes;
+}
+
+export function writeAsdPresent(w: Writer, value: AsdPresent): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+}
+
+export function readAsdPresent(r: Reader): AsdPresent {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  return { key };
+}
+
+/** The key must exist with exactly this small value. */
+export interface AsdEquals {
+  /** the key. */
+  key: Uint8Array;
+  /** the value. */
+  value: Uint8Array;
+}
+
+export const ASD_EQUALS_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdEquals(value: AsdEquals): number {
+  let bytes = 3;
+  bytes += value.key.byteLength;
+  bytes += value.value.byteLength;
+  return bytes;
+}
+
+export function writeAsdEquals(w: Writer, value: AsdEquals): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+  w.count(value.value.byteLength, 4096, "u16");
+  w.raw(value.value, value.value.byteLength);
+}
+
+export function readAsdEquals(r: Reader): AsdEquals {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  const value = r.raw(r.count("u16", 4096, 1, "value"), "value");
+  return { key, value };
+}
+
+/** What must hold for an apply to be carried out. */
+export type AsdAssert =
+  | ({ kind: "absent" } & AsdAbsent)
+  | ({ kind: "present" } & AsdPresent)
+  | ({ kind: "equals" } & AsdEquals);
+
+export const AsdAssertTag = {
+  absent: 1,
+  present: 2,
+  equals: 3,
+} as const;
+
+/** Bytes of the encoded value. */
+export function bytesAsdAssert(value: AsdAssert): number {
+  switch (value.kind) {
+    case "absent":
+      return 1 + bytesAsdAbsent(value);
+    case "present":
+      return 1 + bytesAsdPresent(value);
+    case "equals":
+      return 1 + bytesAsdEquals(value);
+  }
+}
+
+export function writeAsdAssert(w: Writer, value: AsdAssert): void {
+  w.u8(AsdAssertTag[value.kind]);
+  switch (value.kind) {
+    case "absent":
+      return writeAsdAbsent(w, value);
+    case "present":
+      return writeAsdPresent(w, value);
+    case "equals":
+      return writeAsdEquals(w, value);
+  }
+}
+
+export function readAsdAssert(r: Reader): AsdAssert {
+  const tag = r.u8("kind");
+  switch (tag) {
+    case 1:
+      return { kind: "absent", ...readAsdAbsent(r) };
+    case 2:
+      return { kind: "present", ...readAsdPresent(r) };
+    case 3:
+      return { kind: "equals", ...readAsdEquals(r) };
+    default:
+      return r.fail(`kind ${tag} is unknown`);
+  }
+}
+
+/** Stores a small value in the index. */
+export interface AsdSmallPut {
+  /** the key. */
+  key: Uint8Array;
+  /** the value. */
+  value: Uint8Array;
+  /** CRC-32C of the value padded with zeroes to 4 KiB. */
+  crc: number;
+}
+
+export const ASD_SMALL_PUT_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdSmallPut(value: AsdSmallPut): number {
+  let bytes = 7;
+  bytes += value.key.byteLength;
+  bytes += value.value.byteLength;
+  return bytes;
+}
+
+export function writeAsdSmallPut(w: Writer, value: AsdSmallPut): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+  w.count(value.value.byteLength, 4096, "u16");
+  w.raw(value.value, value.value.byteLength);
+  w.u32(value.crc);
+}
+
+export function readAsdSmallPut(r: Reader): AsdSmallPut {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  const value = r.raw(r.count("u16", 4096, 1, "value"), "value");
+  const crc = r.u32("crc");
+  return { key, value, crc };
+}
+
+/** Stores a value in the extents; its pages follow in the frame's payload, in order of the puts. */
+export interface AsdPagesPut {
+  /** the key. */
+  key: Uint8Array;
+  /** bytes; the last page is padded with zeroes. */
+  length: number;
+  /** CRC-32C of each page. */
+  crcs: Uint32Array;
+}
+
+export const ASD_PAGES_PUT_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdPagesPut(value: AsdPagesPut): number {
+  let bytes = 7;
+  bytes += value.key.byteLength;
+  bytes += 4 * value.crcs.length;
+  return bytes;
+}
+
+export function writeAsdPagesPut(w: Writer, value: AsdPagesPut): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+  w.u32(value.length);
+  w.count(value.crcs.length, 8192, "u16");
+  w.u32List(value.crcs);
+}
+
+export function readAsdPagesPut(r: Reader): AsdPagesPut {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  const length = r.u32("length");
+  const crcs = r.u32List(r.count("u16", 8192, 4, "crcs"), "crcs");
+  return { key, length, crcs };
+}
+
+/** Stores a value, replacing what the key had. */
+export type AsdPut =
+  | ({ kind: "small" } & AsdSmallPut)
+  | ({ kind: "pages" } & AsdPagesPut);
+
+export const AsdPutTag = {
+  small: 1,
+  pages: 2,
+} as const;
+
+/** Bytes of the encoded value. */
+export function bytesAsdPut(value: AsdPut): number {
+  switch (value.kind) {
+    case "small":
+      return 1 + bytesAsdSmallPut(value);
+    case "pages":
+      return 1 + bytesAsdPagesPut(value);
+  }
+}
+
+export function writeAsdPut(w: Writer, value: AsdPut): void {
+  w.u8(AsdPutTag[value.kind]);
+  switch (value.kind) {
+    case "small":
+      return writeAsdSmallPut(w, value);
+    case "pages":
+      return writeAsdPagesPut(w, value);
+  }
+}
+
+export function readAsdPut(r: Reader): AsdPut {
+  const tag = r.u8("kind");
+  switch (tag) {
+    case 1:
+      return { kind: "small", ...readAsdSmallPut(r) };
+    case 2:
+      return { kind: "pages", ...readAsdPagesPut(r) };
+    default:
+      return r.fail(`kind ${tag} is unknown`);
+  }
+}
+
+/** A key. */
+export interface AsdKey {
+  /** the key. */
+  key: Uint8Array;
+}
+
+export const ASD_KEY_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdKey(value: AsdKey): number {
+  let bytes = 1;
+  bytes += value.key.byteLength;
+  return bytes;
+}
+
+export function writeAsdKey(w: Writer, value: AsdKey): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+}
+
+export function readAsdKey(r: Reader): AsdKey {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  return { key };
+}
+
+/** Request `apply`: all asserts hold, and all puts and deletes are done, or nothing is. */
+export interface AsdApply {
+  /** what must hold. */
+  asserts: AsdAssert[];
+  /** what is stored; a key once only. */
+  puts: AsdPut[];
+  /** what is deleted; missing keys are fine. */
+  deletes: AsdKey[];
+}
+
+export const ASD_APPLY_ASSERTS = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdApply(value: AsdApply): number {
+  let bytes = 6;
+  for (const item of value.asserts) bytes += bytesAsdAssert(item);
+  for (const item of value.puts) bytes += bytesAsdPut(item);
+  for (const item of value.deletes) bytes += bytesAsdKey(item);
+  return bytes;
+}
+
+export function writeAsdApply(w: Writer, value: AsdApply): void {
+  w.count(value.asserts.length, 1024, "u16");
+  for (const item of value.asserts) writeAsdAssert(w, item);
+  w.count(value.puts.length, 1024, "u16");
+  for (const item of value.puts) writeAsdPut(w, item);
+  w.count(value.deletes.length, 4096, "u16");
+  for (const item of value.deletes) writeAsdKey(w, item);
+}
+
+export function readAsdApply(r: Reader): AsdApply {
+  const asserts = r.list(r.count("u16", 1024, 2, "asserts"), readAsdAssert);
+  const puts = r.list(r.count("u16", 1024, 8, "puts"), readAsdPut);
+  const deletes = r.list(r.count("u16", 4096, 1, "deletes"), readAsdKey);
+  return { asserts, puts, deletes };
+}
+
+/** Writes the value at `at`; returns the offset after it. */
+export function encodeAsdApply(value: AsdApply, target: Uint8Array, at: number): number {
+  const w = new Writer(target, at);
+  writeAsdApply(w, value);
+  return w.at;
+}
+
+/** The value as bytes of its own. */
+export function packAsdApply(value: AsdApply): Uint8Array {
+  const bytes = new Uint8Array(bytesAsdApply(value));
+  encodeAsdApply(value, bytes, 0);
+  return bytes;
+}
+
+/** Reads bytes[at, end). Nothing may follow it. Throws a StorageError in words. */
+export function decodeAsdApply(bytes: Uint8Array, at = 0, end = bytes.byteLength): AsdApply {
+  const r = new Reader(bytes, at, end, "AsdApply", "OVS_PROTOCOL");
+  const value = readAsdApply(r);
+  r.finish();
+  return value;
+}
+
+/** null when the bytes are a right AsdApply, else the reason in words. */
+export function invalidAsdApply(bytes: Uint8Array, at = 0, end = bytes.byteLength): string | null {
+  try {
+    decodeAsdApply(bytes, at, end);
+    return null;
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    return messageOf(error);
+  }
+}
+
+/** Consecutive pages of one value. */
+export interface AsdPart {
+  /** the key. */
+  key: Uint8Array;
+  /** first page. */
+  page: number;
+  /** pages; all must lie in the value. */
+  pages: number;
+}
+
+export const ASD_PART_KEY = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdPart(value: AsdPart): number {
+  let bytes = 9;
+  bytes += value.key.byteLength;
+  return bytes;
+}
+
+export function writeAsdPart(w: Writer, value: AsdPart): void {
+  w.count(value.key.byteLength, 255, "u8");
+  w.raw(value.key, value.key.byteLength);
+  w.u32(value.page);
+  w.u32(value.pages);
+}
+
+export function readAsdPart(r: Reader): AsdPart {
+  const key = r.raw(r.count("u8", 255, 1, "key"), "key");
+  const page = r.u32("page");
+  const pages = r.u32("pages");
+  return { key, page, pages };
+}
+
+/** Request `multiGet`. The payload of the answer has the pages of all parts in order; those of failed parts are zero. */
+export interface AsdMultiGet {
+  /** what is read. */
+  parts: AsdPart[];
+}
+
+export const ASD_MULTI_GET_PARTS = 0;
+
+/** Bytes of the encoded value. */
+export function bytesAsdMultiGet(value: AsdMultiGet): number {
+  let bytes = 2;
+  for (const item of value.parts) bytes += bytesAsdPart(item);
+  return bytes;
+}
+
+export function writeAsdMultiGet(w: Writer, value: AsdMultiGet): void {
+  w.count(value.parts.length, 1024, "u16");
+  for (const item of value.parts) writeAsdPart(w, item);
+}
+
+export function readAsdMultiGet(r: Reader): AsdMultiGet {
+  const parts = r.list(r.count("u16", 1024, 9, "parts"), readAsdPart);
+  return { parts };
+}
+
+/** Writes the value at `at`; returns the offset after it. */
+export function encodeAsdMultiGet(value: AsdMultiGet, target: Uint8Array, at: number): number {
+  const w = new Writer(target, at);
+  writeAsdMultiGet(w, value);
+  return w.at;
+}
+
+/** The value as bytes of its own. */
+export function packAsdMultiGet(value: AsdMultiGet): Uint8Array {
+  const bytes = new Uint8Array(bytesAsdMultiGet(value));
+  encodeAsdMultiGet(value, bytes, 0);
+  return bytes;
+}
+
+/** Reads bytes[at, end). Nothing may follow it. Throws a StorageError in words. */
+export function decodeAsdMultiGet(bytes: Uint8Array, at = 0, end = bytes.byteLength): AsdMultiGet {
+  const r = new Reader(bytes, at, end, "AsdMultiGet", "OVS_PROTOCOL");
+  const value = readAsdMultiGet(r);
+  r.finish();
+  return value;
+}
+
+/** null when the bytes are a right AsdMultiGet, else the reason in words. */
+export function invalidAsdMultiGet(bytes: Uint8Array, at = 0, end = bytes.byteLength): string | null {
+  try {
+    decodeAsdMultiGet(bytes, at, end);
+    return null;
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    return messageOf(error);
+  }
+}
+
+/** Answer to `multiGet`. */
+export interface AsdMultiGetReply {
+  /** 1: nearly full, 2: slow. */
+  flags: number;
+  /** an AsdPartStatus for each part. */
+  statuses: Uint8Array;
+  /** CRC-32C of each page of the payload, as stored by the writer. */
+  crcs: Uint32Array;
+}
+
+export const ASD_MULTI_GET_REPLY_FLAGS = 0;
+export const ASD_MULTI_GET_REPLY_STATUSES = 1;
+
+/** Bytes of the encoded value. */
+export function bytesAsdMultiGetReply(value: AsdMultiGetReply): number {
+  let bytes = 5;
+  bytes += value.statuses.byteLength;
+  bytes += 4 * value.crcs.length;
+  return bytes;
+}
+
+export function writeAsdMultiGetReply(w: Writer, value: AsdMultiGetReply): void {
+  w.u8(value.flags);
+  w.count(value.statuses.byteLength, 1024, "u16");
+  w.raw(value.statuses, value.statuses.byteLength);
+  w.count(value.crcs.length, 4096, "u16");
+  w.u32List(value.crcs);
+}
+
+export function readAsdMultiGetReply(r: Reader): AsdMultiGetReply {
+  const flags = r.u8("flags");
+  const statuses = r.raw(r.count("u16", 1024, 1, "statuses"), "statuses");
+  const crcs = r.u32List(r.count("u16", 4096, 4, "crcs"), "crcs");
+  return { flags, statuses, crcs };
+}
+
+/** Writes the value at `at`; returns the offset after it. */
+export function encodeAsdMultiGetReply(value: AsdMultiGetReply, target: Uint8Array, at: number): number {
+  const w = new Writer(target, at);
+  writeAsdMultiGetReply(w, value);
+  return w.at;
+}
+
+/** The value as bytes of its own. */
+export function packAsdMultiGetReply(value: AsdMultiGetReply): Uint8Array {
+  const bytes = new Uint8Array(bytesAsdMultiGetReply(value));
+  encodeAsdMultiGetReply(value, bytes, 0);
+  return bytes;
+}
+
+/** Reads bytes[at, end). Nothing may follow it. Throws a StorageError in words. */
+export function decodeAsdMultiGetReply(bytes: Uint8Array, at = 0, end = bytes.byteLength): AsdMultiGetReply {
+  const r = new Reader(bytes, at, end, "AsdMultiGetReply", "OVS_PROTOCOL");
+  const value = readAsdMultiGetReply(r);
+  r.finish();
+  return value;
+}
+
+/** null when the bytes are a right AsdMultiGetReply, else the reason in words. */
+export function invalidAsdMultiGetReply(bytes: Uint8Array, at = 0, end = bytes.byteLength): string | null {
+  try {
+    decodeAsdMultiGetReply(bytes, at, end);
     return null;
   } catch (error) {
     if (!(error instanceof StorageError)) throw error;

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// The extent files `extents/0000`, `extents/0001`, …: 256 MiB each, made when room is needed,
+// read and written by O_DIRECT in whole pages. Which pages are used, the allocator knows.
+//
+// A new file's name and blocks are durable before its first page is given out. A failed write or
+// fdatasync is never retried: the kernel may have dropped the pages, so the whole disk is given up
+// (the owner of this object does that).
+
+import { assert } from "../base/assert.js";
+import { messageOf, StorageError } from "../base/errors.js";
+import { settleAll } from "../base/sync.js";
+import type { CompletionHandler, Disk, FileId, HandlerId } from "../platform/disk.js";
+import { ASD_PAGE_BYTES } from "../wire/generated/asd.js";
+import { Allocator, EXTENT_PAGES, type Runs } from "./allocator.js";
+
+const NAME = /^\d{4,}$/;
+
+export class Extents {
+  readonly #disk: Disk;
+  readonly #folder: string;
+  readonly #files: FileId[] = [];
+  readonly allocator: Allocator;
+  /** Growing goes on: later growers wait for it. */
+  #growing: Promise<boolean> | null = null;
+
+  private constructor(disk: Disk, folder: string, allocator: Allocator) {
+    this.#disk = disk;
+    this.#folder = folder;
+    this.allocator = allocator;
+  }
+
+  /** Opens all extent files of the folder; `pagesMax`: pages that may be used together. */
+  static async open(disk: Disk, folder: string, pagesMax: number): Promise<Extents> {
+    await disk.files.makeFolder(folder);
+    const extents = new Extents(disk, folder, new Allocator(pagesMax));
+    const names = (await disk.files.list(folder)).filter((name) => NAME.test(name));
+    for (let number = 0; number < names.length; number++) {
+      const path = `${folder}/${nameOf(number)}`;
+      if (!names.includes(nameOf(number))) {
+        throw new StorageError("OVS_CORRUPT", `the extent file ${path} is missing`);
+      }
+      await extents.#openFile(path, number === names.length - 1);
+    }
+    return extents;
+  }
+
+  async #openFile(path: string, isLast: boolean): Promise<void> {
+    const file = await this.#disk.open(path, {
+      create: false,
+      exclusive: false,
+      write: true,
+      direct: true,
+    });
+    const size = await this.#disk.size(file);
+    const pages = Math.min(Math.floor(size / ASD_PAGE_BYTES), EXTENT_PAGES);
+    if (pages === 0) {
+      // A crash between the making of the file and its growth: nothing was ever in it.
+      await this.#disk.close(file);
+      if (!isLast) throw new StorageError("OVS_CORRUPT", `the extent file ${path} is empty`);
+      await this.#disk.files.remove(path);
+      return;
+    }
+    this.#files.push(file);
+    this.allocator.addFile(pages);
+  }
+
+  /**
+   * Room for `pages` pages; grows by a file when needed. OVS_FULL in words when there is none.
+   * `reserveBytes`: what the file system must keep free after growing.
+   */
+  async take(pages: number, reserveBytes: number): Promise<Runs> {
+    for (;;) {
+      const runs = this.allocator.take(pages);
+      if (runs !== null) return runs;
+      if (pages > this.allocator.freePages) break;
+      this.#growing ??= this.#grow(reserveBytes).finally(() => (this.#growing = null));
+      if (!(await this.#growing)) break;
+    }
+    const runs = this.allocator.takeScattered(pages);
+    if (runs !== null) return runs;
+    throw new StorageError(
+      "OVS_FULL",
+      `no room for ${pages * ASD_PAGE_BYTES} bytes: ${this.allocator.freePages} pages of ` +
+        `${this.allocator.pagesMax} are free; delete something or give the disk more capacity`,
+    );
+  }
+
+  /** Adds an extent file; false when the capacity or the file system allows none. */
+  async #grow(reserveBytes: number): Promise<boolean> {
+    const { allocator } = this;
+    const pages = Math.min(EXTENT_PAGES, allocator.pagesMax - allocator.filePages);
+    if (pages <= 0) return false;
+    const bytes = pages * ASD_PAGE_BYTES;
+    const { freeBytes } = await this.#disk.files.space(this.#folder);
+    if (freeBytes < bytes + reserveBytes) return false;
+    const path = `${this.#folder}/${nameOf(this.#files.length)}`;
+    const file = await this.#disk.open(path, {
+      create: true,
+      exclusive: false,
+      write: true,
+      direct: true,
+    });
+    try {
+      await this.#disk.allocateAsync(file, 0, bytes);
+      await this.#disk.syncAsync(file);
+      await this.#disk.files.syncFolder(this.#folder);
+    } catch (error) {
+      await this.#disk.close(file);
+      await this.#disk.files.remove(path);
+      if (/ENOSPC/.test(messageOf(error))) return false;
+      throw error;
+    }
+    this.#files.push(file);
+    allocator.addFile(pages);
+    return true;
+  }
+
+  /** Writes `pieces` (arena offset, bytes; whole pages) over the runs, in order. */
+  async write(runs: Runs, pieces: Uint32Array): Promise<void> {
+    const writes: Array<Promise<void>> = [];
+    let piece = 0;
+    let done = 0;
+    for (let i = 0; i < runs.length; i += 3) {
+      let offset = runs[i + 1]! * ASD_PAGE_BYTES;
+      let left = runs[i + 2]! * ASD_PAGE_BYTES;
+      while (left > 0) {
+        assert(piece < pieces.length, "the pieces fill the runs");
+        const bytes = Math.min(left, pieces[piece + 1]! - done);
+        const arena = pieces[piece]! + done;
+        writes.push(this.#disk.writeAsync(this.#files[runs[i]!]!, offset, arena, bytes));
+        offset += bytes;
+        left -= bytes;
+        done += bytes;
+        if (done === pieces[piece + 1]) {
+          piece += 2;
+          done = 0;
+        }
+      }
+    }
+    assert(piece === pieces.length && done === 0, "the runs take all pieces");
+    await settleAll(writes);
+  }
+
+  /** fdatasync of the files with these numbers. */
+  async sync(files: ReadonlySet<number>): Promise<void> {
+    await settleAll([...files].map((file) => this.#disk.syncAsync(this.#files[file]!)));
+  }
+
+  handler(handler: CompletionHandler): HandlerId {
+    return this.#disk.handler(handler);
+  }
+
+  /** Stages one read of consecutive pages. */
+  read(
+    handler: HandlerId,
+    tag: number,
+    file: number,
+    page: number,
+    arena: number,
+    bytes: number,
+  ): void {
+    this.#disk.read(handler, tag, this.#files[file]!, page * ASD_PAGE_BYTES, arena, bytes);
+  }
+
+  async close(): Promise<void> {
+    await settleAll(this.#files.map((file) => this.#disk.close(file)));
+    this.#files.length = 0;
+  }
+}
+
+function nameOf(number: number): string {
+  return String(number).padStart(4, "0");
+}
