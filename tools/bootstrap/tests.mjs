@@ -70,6 +70,7 @@ function compiledTests() {
   return filesBelow("dist/test", (file) => file.endsWith(".test.js"));
 }
 
+const HEARTBEAT_MS = 30_000;
 const SLOW = /^dist\/test\/vm\/|\.slow\.test\.js$/;
 
 // Adds to `counts`. Gives false when a skip is not listed where it has to be.
@@ -83,11 +84,13 @@ async function runTap({ files, fast }, counts) {
   const startMs = performance.now();
   const reader = new TapReader((file) => show(file, reader.files.length, chosen.length));
   const tap = at("node_modules/tap/dist/esm/run.mjs");
+  const beat = setInterval(() => console.log(`… ${since(startMs)}`), HEARTBEAT_MS);
   const code = await lines(
     process.execPath,
     [tap, "run", "--disable-coverage", "--reporter=tap", ...chosen],
     (line) => reader.line(line),
   );
+  clearInterval(beat);
   reader.end();
   const sum = totals(reader.files);
   for (const key of Object.keys(counts)) counts[key] += sum[key];
