@@ -16,8 +16,18 @@ const COMMANDS = {
   start: { groups: ["build"], run: start },
   test: { groups: ["build", "test", "check", "vm"], run: testCommand },
   check: { groups: ["build", "check"], run: (args) => script("tools/check.mjs", args) },
+  "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
+  fuzz: {
+    groups: ["build", "check"],
+    compile: false,
+    run: (args) => script("tools/fuzz.mjs", args),
+  },
   format: { groups: ["check"], compile: false, run: () => script("tools/format.mjs", []) },
 };
+
+function nativeTest(args) {
+  return script("tools/native-test.mjs", args);
+}
 
 /** Runs a script of the project in a process of its own; gives its exit code. */
 function script(path, args) {

@@ -128,7 +128,10 @@ export class Committer {
     }
   }
 
-  /** The outcome of a sync is unknown: everything that waits gets the error, and nothing more is taken. */
+  /**
+   * The outcome of a sync is unknown: everything that waits gets the error, and nothing more is
+   * taken.
+   */
   #fail(error: unknown, group: Waiting[]): void {
     const cause = error instanceof StorageError ? error.message : String(error);
     this.#failure = new StorageError("OVS_DISK_FAILED", `the disk is given up: ${cause}`, {
@@ -218,7 +221,9 @@ function filesOf(group: readonly Waiting[]): Set<number> {
   return files;
 }
 
-/** The newest change of a key in the group wins; pages of a value that it replaces were never seen. */
+/**
+ * The newest change of a key in the group wins; pages of a value that it replaces were never seen.
+ */
 function overlay(
   changes: Map<string, Entry | null>,
   key: string,

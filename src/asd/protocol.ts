@@ -3,7 +3,10 @@
 
 import { z } from "zod";
 
-/** Operation codes of the frames. `apply` and `multiGet` have generated binary bodies; the rest control ones. */
+/**
+ * Operation codes of the frames. `apply` and `multiGet` have generated binary bodies; the rest
+ * control ones.
+ */
 export const AsdOperation = {
   apply: 16,
   multiGet: 17,

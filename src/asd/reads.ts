@@ -63,7 +63,9 @@ export class ReadJob {
     this.arena = 0;
   }
 
-  /** Adds pages [first, first + pages) of a key's value. OVS_INVALID when the request is too big. */
+  /**
+   * Adds pages [first, first + pages) of a key's value. OVS_INVALID when the request is too big.
+   */
   add(key: string, first: number, pages: number): void {
     if (
       pages === 0 ||

@@ -365,7 +365,9 @@ export class AsdStore {
     };
   }
 
-  /** Reads and verifies values of keys behind `after`, about `pagesMax` pages, in the background. */
+  /**
+   * Reads and verifies values of keys behind `after`, about `pagesMax` pages, in the background.
+   */
   async scrub(after: string | null, pagesMax: number): Promise<ScrubReply> {
     this.#checkOpen();
     // The smallest key behind `after` is `after` followed by a zero byte.

@@ -10,7 +10,9 @@ assert(SLOT_CLUSTERS === SLOT_CLUSTERS_MAX, "the addon cuts requests as targets 
 
 export const SLOT_BYTES = SLOT_CLUSTERS_MAX * CLUSTER_BYTES;
 export const SLOTS_DEFAULT = 480;
-/** Most extents of a block status: they fit the slot when the client's descriptors have 16 bytes. */
+/**
+ * Most extents of a block status: they fit the slot when the client's descriptors have 16 bytes.
+ */
 export const STATUS_EXTENTS_MAX = SLOT_BYTES / 16;
 
 const PART_BYTES = 128 * KIB;

@@ -133,7 +133,9 @@ export class NbdListener {
     return real;
   }
 
-  /** Serves a stream socket that somebody else has opened: a listening or a connected one. Takes it. */
+  /**
+   * Serves a stream socket that somebody else has opened: a listening or a connected one. Takes it.
+   */
   listenFd(fd: number): void {
     assert(!this.#closed, "the listener is open");
     this.#check(this.#native.listenFd(fd));

@@ -97,7 +97,9 @@ export class NbdServer {
     return requestBytesMax(this.#slots);
   }
 
-  /** Takes a ticket: its connection talks to `target` from now on. False when there are too many. */
+  /**
+   * Takes a ticket: its connection talks to `target` from now on. False when there are too many.
+   */
   adopt(ticket: NbdTicket, target: BlockTarget): boolean {
     assert(!this.#closed, "the server is open");
     const id = this.#idOf(target);

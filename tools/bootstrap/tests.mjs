@@ -6,7 +6,7 @@
 //   --only-tests            no checks, no tests of the cores
 //   --fast                  without test/vm and *.slow.test.ts
 //   --summary FILE          the counts as JSON
-// In CI (CI=true) a skip that test/skips.json does not list fails.
+// In CI (CI=true) the fuzzers run shortly too, and a skip that test/skips.json does not list fails.
 
 import { existsSync, writeFileSync } from "node:fs";
 import { relative, resolve } from "node:path";
@@ -19,8 +19,7 @@ export async function testCommand(args) {
   const options = parse(args);
   const counts = { passed: 0, failed: 0, skipped: 0 };
   if (options.files.length === 0 && !options.onlyTests) {
-    for (const [name, script] of PHASES) {
-      if (!existsSync(at(script))) continue;
+    for (const [name, script] of phases()) {
       console.log(`\n== ${name} ==`);
       const code = await inherit(process.execPath, [at(script)]);
       if (code === 0) counts.passed++;
@@ -35,10 +34,13 @@ export async function testCommand(args) {
 }
 
 // Each counts as one test.
-const PHASES = [
-  ["check", "tools/check.mjs"],
-  ["cores under sanitizers", "tools/native-test.mjs"],
-];
+function phases() {
+  const always = [
+    ["check", "tools/check.mjs"],
+    ["cores under sanitizers", "tools/native-test.mjs"],
+  ];
+  return process.env.CI === "true" ? [...always, ["fuzzers", "tools/fuzz.mjs"]] : always;
+}
 
 function parse(args) {
   const options = { files: [], onlyTests: false, fast: false, summary: "" };
