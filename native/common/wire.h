@@ -567,6 +567,80 @@ static_assert(offsetof(OsdRecordHeader, length) == 72);
 static_assert(offsetof(OsdRecordHeader, body_crc) == 76);
 static_assert(offsetof(OsdRecordHeader, header_crc) == 80);
 
+// registry: The embedded registry's folder, store and service.
+inline constexpr uint64_t REGISTRY_FOLDER_VERSION = 1;  // version of the folder's layout
+
+enum class CompareTarget : uint8_t {
+  Version = 1,  // changes since the key was made
+  CreateRevision = 2,  // revision that made the key
+  ModRevision = 3,  // revision that last changed it
+  Value = 4,  // its bytes
+};
+
+enum class CompareIs : uint8_t {
+  Equal = 1,  // =
+  Less = 2,  // <, the key's on the left
+  Greater = 3,  // >
+  Different = 4,  // !=
+};
+
+enum class OperationKind : uint8_t {
+  Put = 1,  // sets key, value and lease
+  Delete = 2,  // deletes the key
+  DeletePrefix = 3,  // deletes all keys that begin so
+  Get = 4,  // answers with the entry
+};
+
+enum class EventKind : uint8_t {
+  Put = 1,  // the key has a new value
+  Delete = 2,  // the key is gone
+};
+
+inline constexpr uint32_t REGISTRY_IDENTITY_MAGIC = 0x4952564f;  // OVRI
+inline constexpr uint16_t REGISTRY_IDENTITY_VERSION = 1;
+// File `identity` in the folder of an embedded registry.
+struct __attribute__((packed)) RegistryIdentity {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t folder_version;
+  uint8_t registry_uuid[16];
+  uint64_t created_ms;
+  uint8_t reserved[32];
+  uint32_t length;
+  uint32_t header_crc;
+};
+static_assert(sizeof(RegistryIdentity) == 72);
+static_assert(offsetof(RegistryIdentity, magic) == 0);
+static_assert(offsetof(RegistryIdentity, version) == 4);
+static_assert(offsetof(RegistryIdentity, folder_version) == 6);
+static_assert(offsetof(RegistryIdentity, registry_uuid) == 8);
+static_assert(offsetof(RegistryIdentity, created_ms) == 24);
+static_assert(offsetof(RegistryIdentity, length) == 64);
+static_assert(offsetof(RegistryIdentity, header_crc) == 68);
+
+// What the embedded registry's store says of itself, in the same batch as each change.
+struct __attribute__((packed)) RegistryState {
+  uint64_t revision;
+};
+static_assert(sizeof(RegistryState) == 8);
+static_assert(offsetof(RegistryState, revision) == 0);
+
+// A lease in the embedded registry's store.
+struct __attribute__((packed)) RegistryLease {
+  uint32_t ttl_seconds;
+};
+static_assert(sizeof(RegistryLease) == 4);
+static_assert(offsetof(RegistryLease, ttl_seconds) == 0);
+
+// Request and answer of the lease operations.
+struct __attribute__((packed)) RegistryLeaseCall {
+  uint64_t lease;
+  uint32_t ttl_seconds;
+};
+static_assert(sizeof(RegistryLeaseCall) == 12);
+static_assert(offsetof(RegistryLeaseCall, lease) == 0);
+static_assert(offsetof(RegistryLeaseCall, ttl_seconds) == 8);
+
 // tlog: TLogs: the changes of a vDisk's map that a batch brought.
 
 // Clusters that read zeroes, whatever a parent has (P-A7).

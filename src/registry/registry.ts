@@ -8,6 +8,8 @@ export const REGISTRY_TRANSACTION_BYTES_MAX = 1024 * 1024;
 export const REGISTRY_VALUE_BYTES_MAX = 64 * 1024;
 export const REGISTRY_KEY_BYTES_MAX = 512;
 export const REGISTRY_LEASE_TTL_MIN_S = 2;
+/** Most keys that one range asks for, and that one transaction deletes. */
+export const REGISTRY_RANGE_MAX = 10_000;
 
 /**
  * A key with its value. Revisions are whole numbers that grow with every transaction that writes.
@@ -24,8 +26,8 @@ export interface RegistryEntry {
 }
 
 /**
- * A compare of one key; a missing key has version, createRevision and modRevision 0 and an empty
- * value.
+ * A compare of one key, the key's side on the left. A missing key has version, createRevision and
+ * modRevision 0; it has no value: a compare of its value never holds, `!=` included (as etcd).
  */
 export type Compare =
   | {
@@ -81,20 +83,24 @@ export interface Watch {
 export interface Registry {
   /** Linearizable read. */
   get(key: string): Promise<RegistryEntry | null>;
-  /** Keys with a prefix, in order, from `after` (exclusive) on; at most `limit`. */
+  /**
+   * Keys with a prefix, in order, from `after` (exclusive) on; at most `limit`, less if they are
+   * large: look at `more`.
+   */
   range(prefix: string, options: { after?: string; limit: number }): Promise<RangeResult>;
   /**
    * All compares hold → success, else failure. A rejection with OVS_TIMEOUT or OVS_UNAVAILABLE
-   * means: it may have been applied (P-B1). Limits are refused with OVS_INVALID; full with
-   * OVS_FULL.
+   * means: it may have been applied (P-B1). Limits are refused with OVS_INVALID, full with
+   * OVS_FULL, too much waiting with OVS_BUSY, a put with a lease that is gone with OVS_NOT_FOUND:
+   * nothing was applied. Gets see what operations before them did.
    */
   transact(transaction: Transaction): Promise<TransactionResult>;
-  /** Events of keys with the prefix from `fromRevision` on. */
+  /** Events of keys with the prefix from `fromRevision` (≥ 1, may be in the future) on. */
   watch(prefix: string, fromRevision: number, handler: WatchHandler): Promise<Watch>;
   leaseGrant(ttlSeconds: number): Promise<{ lease: string; ttlSeconds: number }>;
   /** Rejects with OVS_NOT_FOUND when the lease is gone. */
   leaseKeepAlive(lease: string): Promise<{ ttlSeconds: number }>;
-  /** Ends the lease and deletes its keys. */
+  /** Ends the lease and deletes its keys in one revision; OVS_NOT_FOUND when it is gone. */
   leaseRevoke(lease: string): Promise<void>;
   close(): Promise<void>;
 }

@@ -85,7 +85,7 @@ Outcome Store::Open(const std::string& path, const Settings& settings,
   std::shared_ptr<Store> opened(new Store());
   opened->cache_ = rocksdb::NewLRUCache(settings.cache_bytes);
   rocksdb::DB* db = nullptr;
-  const Outcome outcome = OpenDatabase(path, settings, opened->cache_, &db);
+  Outcome outcome = OpenDatabase(path, settings, opened->cache_, &db);
   if (!outcome.Ok()) return outcome;
   OVS_CHECK(db != nullptr);
   opened->db_.reset(db);

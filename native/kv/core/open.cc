@@ -73,6 +73,7 @@ std::vector<std::string> LogFiles(const std::string& path) {
   }
   std::sort(found.begin(), found.end());
   std::vector<std::string> files;
+  files.reserve(found.size());
   for (auto& [number, file] : found) files.push_back(std::move(file));
   return files;
 }
@@ -155,7 +156,7 @@ Outcome OpenDatabase(const std::string& path, const Settings& settings,
     if (!locked.ok()) return OpenFailed(path, locked);
   }
   WalFindings findings;
-  const Outcome inspected = Inspect(path, exists, options, &findings);
+  Outcome inspected = Inspect(path, exists, options, &findings);
   if (lock != nullptr) options.env->UnlockFile(lock);
   if (!inspected.Ok()) return inspected;
   const rocksdb::Status status = rocksdb::DB::Open(options, path, db);

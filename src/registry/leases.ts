@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The leases of an embedded registry: who lives until when, and which keys die with it. Memory
+// only; what must survive a restart is written by the caller. After a restart every lease begins
+// anew with its full time (P-C7), because nobody knows how long the registry was away.
+//
+// An expired lease is first *ending*: it cannot be renewed any more, and `onExpired` has its
+// transaction queued; that one removes it.
+
+import { assert } from "../base/assert.js";
+import { StorageError } from "../base/errors.js";
+import type { Clock, Timer } from "../platform/world.js";
+
+export const LEASES_MAX = 10_000;
+export const LEASE_KEYS_MAX = 1000;
+
+export interface Lease {
+  id: bigint;
+  ttlSeconds: number;
+  deadlineMs: number;
+  ending: boolean;
+  keys: Set<string>;
+}
+
+export class LeaseTable {
+  readonly #clock: Clock;
+  readonly #onExpired: (lease: Lease) => void;
+  readonly #leases = new Map<bigint, Lease>();
+  #timer: Timer | null = null;
+  #timerAtMs = Number.POSITIVE_INFINITY;
+
+  constructor(clock: Clock, onExpired: (lease: Lease) => void) {
+    this.#clock = clock;
+    this.#onExpired = onExpired;
+  }
+
+  get size(): number {
+    return this.#leases.size;
+  }
+
+  has(id: bigint): boolean {
+    return this.#leases.has(id);
+  }
+
+  /** The lease, unless it is gone or ending: then OVS_NOT_FOUND. */
+  living(id: bigint): Lease {
+    const lease = this.#leases.get(id);
+    if (lease && !lease.ending) return lease;
+    throw new StorageError("OVS_NOT_FOUND", `the lease ${id} is gone`);
+  }
+
+  /** The lease in whatever state, or null. */
+  find(id: bigint): Lease | null {
+    return this.#leases.get(id) ?? null;
+  }
+
+  add(id: bigint, ttlSeconds: number): Lease {
+    assert(id > 0n && !this.#leases.has(id), "a lease is new");
+    const deadlineMs = this.#clock.nowMs() + ttlSeconds * 1000;
+    const lease = { id, ttlSeconds, deadlineMs, ending: false, keys: new Set<string>() };
+    this.#leases.set(id, lease);
+    this.#arm(deadlineMs);
+    return lease;
+  }
+
+  /** Begins its time anew; returns the seconds. */
+  renew(id: bigint): number {
+    const lease = this.living(id);
+    lease.deadlineMs = this.#clock.nowMs() + lease.ttlSeconds * 1000;
+    return lease.ttlSeconds;
+  }
+
+  remove(id: bigint): void {
+    assert(this.#leases.delete(id), "a lease is removed once");
+  }
+
+  attach(id: bigint, key: string): void {
+    const lease = this.#leases.get(id);
+    assert(lease !== undefined, "keys are attached to leases that are there");
+    lease.keys.add(key);
+  }
+
+  detach(id: bigint, key: string): void {
+    this.#leases.get(id)?.keys.delete(key);
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+    this.#timer = null;
+    this.#timerAtMs = 0;
+  }
+
+  #arm(atMs: number): void {
+    if (atMs >= this.#timerAtMs) return;
+    this.#timer?.cancel();
+    this.#timerAtMs = atMs;
+    const delayMs = Math.max(0, atMs - this.#clock.nowMs());
+    this.#timer = this.#clock.after(delayMs, () => this.#expire());
+  }
+
+  /** Renewals only move deadlines back, so the timer may come early and looks at all. */
+  #expire(): void {
+    this.#timer = null;
+    this.#timerAtMs = Number.POSITIVE_INFINITY;
+    const now = this.#clock.nowMs();
+    let earliest = Number.POSITIVE_INFINITY;
+    for (const lease of this.#leases.values()) {
+      if (lease.ending) continue;
+      if (lease.deadlineMs > now) {
+        earliest = Math.min(earliest, lease.deadlineMs);
+        continue;
+      }
+      lease.ending = true;
+      this.#onExpired(lease);
+    }
+    if (earliest !== Number.POSITIVE_INFINITY) this.#arm(earliest);
+  }
+}
