@@ -63,6 +63,7 @@ export class EntryCache {
 
   put(key: string, entry: Entry): void {
     this.delete(key);
+    if (entry.bytes > this.#bytesMax / 4) return; // It would drive out all others.
     this.#entries.set(key, entry);
     this.#bytes += entry.bytes + key.length;
     this.#evict();

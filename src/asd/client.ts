@@ -83,9 +83,7 @@ export interface AsdReadPart {
 }
 
 export interface AsdReadResult {
-  /**
-   * An AsdPartStatus for each part; the memory of a part that is not ok holds zeroes or garbage.
-   */
+  /** An AsdPartStatus for each part; the memory of one that is not ok holds zeroes or garbage. */
   statuses: Uint8Array;
   /** CRC-32C of each page, all parts one after the other; verified against what arrived. */
   crcs: Uint32Array;
@@ -278,10 +276,7 @@ export class AsdClient {
     return reply.exist;
   }
 
-  /**
-   * Keys in [first, end) in bytewise order, at most `limit` (≤ 1000), with the lengths of their
-   * values.
-   */
+  /** Keys in [first, end), bytewise, at most `limit` (≤ 1000), with the lengths of their values. */
   async range(
     range: {
       first: Uint8Array | null;

@@ -61,8 +61,9 @@ export class Committer {
   readonly #onFatal: (error: unknown) => void;
   #waiting: Waiting[] = [];
   #synced: Waiting[] = [];
-  #syncing: Promise<void> | null = null;
-  #committing: Promise<void> | null = null;
+  #isSyncing = false;
+  #isCommitting = false;
+  #idle: Array<() => void> = [];
   #failure: StorageError | null = null;
 
   constructor(parts: {
@@ -90,34 +91,38 @@ export class Committer {
     if (this.#failure) return Promise.reject(this.#failure);
     const done = deferred<void>();
     this.#waiting.push({ ...prepared, done });
-    this.#syncing ??= this.#syncAll().finally(() => (this.#syncing = null));
+    if (!this.#isSyncing) void this.#syncAll();
     return done.promise;
   }
 
   /** Resolves when nothing is waiting. */
   async idle(): Promise<void> {
-    while (this.#syncing || this.#committing) {
-      await this.#syncing;
-      await this.#committing;
-    }
+    if (!this.#isSyncing && !this.#isCommitting) return;
+    await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
+  // Each stage clears its flag in the same step in which it finds its queue empty: nobody can add
+  // to the queue in between and be forgotten.
+
   async #syncAll(): Promise<void> {
+    this.#isSyncing = true;
     while (this.#waiting.length > 0 && !this.#failure) {
       const group = this.#waiting.splice(0, GROUP_MAX);
       try {
         const files = filesOf(group);
         if (files.size > 0) await this.#extents.sync(files);
         this.#synced.push(...group);
+        if (!this.#isCommitting) void this.#commitAll();
       } catch (error) {
         this.#fail(error, group);
-        return;
       }
-      this.#committing ??= this.#commitAll().finally(() => (this.#committing = null));
     }
+    this.#isSyncing = false;
+    this.#tellIdle();
   }
 
   async #commitAll(): Promise<void> {
+    this.#isCommitting = true;
     while (this.#synced.length > 0 && !this.#failure) {
       const group = this.#synced.splice(0, GROUP_MAX);
       try {
@@ -126,12 +131,16 @@ export class Committer {
         this.#fail(error, group);
       }
     }
+    this.#isCommitting = false;
+    this.#tellIdle();
   }
 
-  /**
-   * The outcome of a sync is unknown: everything that waits gets the error, and nothing more is
-   * taken.
-   */
+  #tellIdle(): void {
+    if (this.#isSyncing || this.#isCommitting) return;
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** The outcome of a sync is unknown: all that waits gets the error, and nothing more is taken. */
   #fail(error: unknown, group: Waiting[]): void {
     const cause = error instanceof StorageError ? error.message : String(error);
     this.#failure = new StorageError("OVS_DISK_FAILED", `the disk is given up: ${cause}`, {
@@ -221,9 +230,7 @@ function filesOf(group: readonly Waiting[]): Set<number> {
   return files;
 }
 
-/**
- * The newest change of a key in the group wins; pages of a value that it replaces were never seen.
- */
+/** The newest change of a key in the group wins; pages that it replaces were never seen. */
 function overlay(
   changes: Map<string, Entry | null>,
   key: string,

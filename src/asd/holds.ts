@@ -3,7 +3,7 @@
 // P-A5 asks of segments). Readers enter one of two generations; retired pages wait until every
 // reader that entered before their retirement has left:
 //
-//   retire ─► fresh ─(flip, once the older generation is empty)─► draining ─(its readers left)─► free
+//   retire ─► fresh ─(flip once the older generation is empty)─► draining ─(readers left)─► free
 
 import { assert } from "../base/assert.js";
 import type { Runs } from "./allocator.js";

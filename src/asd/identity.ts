@@ -69,22 +69,16 @@ async function formatFolder(
 ): Promise<DiskIdentity> {
   const { files } = world.disk;
   if (!isAllowed) throw new StorageError("OVS_INVALID", `${path} is not the folder of an ASD`);
-  // What an interrupted formatting leaves: an index without any key, perhaps.
-  const foreign = (await files.list(path)).filter(
-    (name) => !["lock", "index", "extents"].includes(name),
-  );
-  if (foreign.length > 0) {
+  const found = (await files.list(path)).filter((name) => name !== "lock");
+  if (found.includes("index") || found.includes("extents")) {
+    throw new StorageError("OVS_CORRUPT", `${path} has the data of a disk but no identity file`);
+  }
+  if (found.length > 0) {
     throw new StorageError(
       "OVS_INVALID",
-      `${path} is not empty (${foreign[0]}): name an empty folder`,
+      `${path} is not empty (${found[0]}): name an empty folder`,
     );
   }
-  const extents =
-    (await files.stat(`${path}/extents`)) === null ? [] : await files.list(`${path}/extents`);
-  if (extents.length > 0) {
-    throw new StorageError("OVS_CORRUPT", `${path} has extent files but its identity file is gone`);
-  }
-  await files.remove(`${path}/index`);
   const identity: DiskIdentity = {
     folderVersion: ASD_FOLDER_VERSION,
     clusterUuid: parseUuid(place.clusterUuid),

@@ -50,6 +50,11 @@ export function keyBytes(text: string): Uint8Array {
   return Buffer.from(text, "latin1");
 }
 
+/** A key for people: as text when it is, else in hex. */
+export function printable(key: string): string {
+  return /^[\x20-\x7e]*$/.test(key) ? key : Buffer.from(key, "latin1").toString("hex");
+}
+
 /** The CRC-32C of a small value as a page padded with zeroes. */
 export function inlineCrc(value: Uint8Array): number {
   assert(value.byteLength <= ASD_PAGE_BYTES, "a small value fits a page");

@@ -3,10 +3,7 @@
 
 import { z } from "zod";
 
-/**
- * Operation codes of the frames. `apply` and `multiGet` have generated binary bodies; the rest
- * control ones.
- */
+/** Operation codes. `apply` and `multiGet` have binary bodies, the others control messages. */
 export const AsdOperation = {
   apply: 16,
   multiGet: 17,

@@ -23,7 +23,7 @@ import {
 import type { Entry, EntryCache } from "./cache.js";
 import type { Extents } from "./extents.js";
 import type { Holds } from "./holds.js";
-import type { Index, Loaded } from "./index.js";
+import { type Index, type Loaded, printable } from "./index.js";
 
 const JOBS_WAITING_MAX = 8192;
 const BACKGROUND_RUNNING_MAX = 2;
@@ -63,9 +63,7 @@ export class ReadJob {
     this.arena = 0;
   }
 
-  /**
-   * Adds pages [first, first + pages) of a key's value. OVS_INVALID when the request is too big.
-   */
+  /** Adds pages [first, first + pages) of a key. OVS_INVALID when the request is too big. */
   add(key: string, first: number, pages: number): void {
     if (
       pages === 0 ||
@@ -385,9 +383,4 @@ export class Reads {
     job.crcs.fill(0, at, at + pages);
     this.#world.arena.bytes.fill(0, arena, arena + pages * ASD_PAGE_BYTES);
   }
-}
-
-/** A key for people: as text when it is, else in hex. */
-export function printable(key: string): string {
-  return /^[\x20-\x7e]*$/.test(key) ? key : Buffer.from(key, "latin1").toString("hex");
 }

@@ -16,26 +16,26 @@ import { settleAll } from "../base/sync.js";
 import { GIB, MIB } from "../base/units.js";
 import type { World } from "../platform/world.js";
 import {
-  ASD_INLINE_BYTES_MAX,
   ASD_KEY_BYTES_MAX,
   ASD_PAGE_BYTES,
   ASD_READ_PAGES_MAX,
-  ASD_VALUE_PAGES_MAX,
   AsdPartStatus,
   type DiskIdentity,
 } from "../wire/generated/asd.js";
 import type { Runs } from "./allocator.js";
 import { Entry, EntryCache } from "./cache.js";
-import { Committer, type StoreAssert, type Totals } from "./commit.js";
+import { Committer, type Totals } from "./commit.js";
 import { Extents } from "./extents.js";
 import { Holds } from "./holds.js";
 import { type AsdPlace, openIdentity } from "./identity.js";
-import { Index, inlineCrc, keyBytes } from "./index.js";
+import { Index, inlineCrc, keyBytes, printable } from "./index.js";
 import type { AsdStats, RangeReply, ScrubReply } from "./protocol.js";
-import { printable, ReadJob, Reads } from "./reads.js";
+import { ReadJob, Reads } from "./reads.js";
+import { checkApply, type StoreApply, type StorePut, wrongPage } from "./request.js";
 
 export type { StoreAssert } from "./commit.js";
 export { ReadJob } from "./reads.js";
+export type { StoreApply, StorePut } from "./request.js";
 
 /** Pages whose checksums are verified in one go, between other work. */
 const VERIFY_PAGES = 128;
@@ -47,25 +47,6 @@ const SLOW_MS = 500;
 const SLOW_MEMORY_MS = 60_000;
 const NEARLY_FULL = 0.95;
 const NO_RUNS: Runs = new Uint32Array(0);
-
-/** One value to store: `value`, or whole pages in the arena. */
-export interface StorePut {
-  key: string;
-  /** Bytes; the last page is padded with zeroes. */
-  length: number;
-  /** CRC-32C of each page. */
-  crcs: Uint32Array;
-  /** The small value itself (copied); null: `pieces`. */
-  value: Uint8Array | null;
-  /** Arena offset and bytes of each piece; whole pages. Borrowed until the apply settles. */
-  pieces: Uint32Array | null;
-}
-
-export interface StoreApply {
-  asserts: readonly StoreAssert[];
-  puts: readonly StorePut[];
-  deletes: readonly string[];
-}
 
 export interface StoreOptions {
   path: string;
@@ -365,9 +346,7 @@ export class AsdStore {
     };
   }
 
-  /**
-   * Reads and verifies values of keys behind `after`, about `pagesMax` pages, in the background.
-   */
+  /** Reads and verifies, in the background, about `pagesMax` pages of the keys behind `after`. */
   async scrub(after: string | null, pagesMax: number): Promise<ScrubReply> {
     this.#checkOpen();
     // The smallest key behind `after` is `after` followed by a zero byte.
@@ -484,57 +463,4 @@ export class AsdStore {
 /** Room that is kept free for the index, so that deletes always work. */
 function reserveOf(capacityBytes: number): number {
   return Math.min(GIB, Math.max(16 * MIB, Math.floor(capacityBytes / 32)));
-}
-
-function wrongPage(key: string, page: number): StorageError {
-  return new StorageError(
-    "OVS_CORRUPT",
-    `page ${page} of ${printable(key)} does not match its checksum: it was damaged on the way here`,
-  );
-}
-
-/** Checks a request's form; returns the pages that its puts need. */
-function checkApply(request: StoreApply): number {
-  let pages = 0;
-  const keys = new Set<string>();
-  const refuse = (what: string): never => {
-    throw new StorageError("OVS_INVALID", what);
-  };
-  for (const { key } of request.asserts) checkKey(key);
-  for (const key of request.deletes) checkKey(key);
-  for (const put of request.puts) {
-    checkKey(put.key);
-    if (keys.has(put.key)) refuse(`${printable(put.key)} is put twice`);
-    keys.add(put.key);
-    const count = put.crcs.length;
-    if (put.value !== null) {
-      if (put.value.byteLength > ASD_INLINE_BYTES_MAX)
-        refuse("a small value has at most 4096 bytes");
-      if (count !== 1 || put.length !== put.value.byteLength)
-        refuse("a small value has one checksum");
-      continue;
-    }
-    if (count > ASD_VALUE_PAGES_MAX) refuse(`a value has at most ${ASD_VALUE_PAGES_MAX} pages`);
-    if (put.length === 0 || ceilDiv(put.length, ASD_PAGE_BYTES) !== count) {
-      refuse(`${put.length} bytes are not ${count} pages`);
-    }
-    if (bytesOf(put.pieces!) !== count * ASD_PAGE_BYTES)
-      refuse("the payload is not the pages of the puts");
-    pages += count;
-  }
-  return pages;
-}
-
-function checkKey(key: string): void {
-  if (key.length > 0 && key.length <= ASD_KEY_BYTES_MAX) return;
-  throw new StorageError(
-    "OVS_INVALID",
-    `a key has 1 to ${ASD_KEY_BYTES_MAX} bytes, not ${key.length}`,
-  );
-}
-
-function bytesOf(pieces: Uint32Array): number {
-  let bytes = 0;
-  for (let i = 1; i < pieces.length; i += 2) bytes += pieces[i]!;
-  return bytes;
 }
