@@ -8,9 +8,7 @@ import { loadAddon } from "./load.js";
 /** Operations that can be staged or in flight at once; rows of the table. */
 export const DISK_SLOTS = 4096;
 
-/**
- * What a row does; the numbers are those of native/disk/core/table.h. Truncate never reaches it.
- */
+/** What a row does; numbers as in native/disk/core/table.h. Truncate never reaches the addon. */
 export const DiskKind = {
   Read: 0,
   Write: 1,
@@ -23,19 +21,27 @@ export const DiskKind = {
 } as const;
 export type DiskKind = (typeof DiskKind)[keyof typeof DiskKind];
 
-/**
- * Words of a piece: offset low, offset high (0), bytes low, bytes high (0): an iovec in the making.
- */
+/** Words of a piece, an iovec in the making: offset, 0, bytes, 0. */
 export const PIECE_WORDS = 4;
 
 /** Numbers of a ring in this thread. */
 export type RingId = number;
 
-interface DiskAddon {
+export interface DiskAddon {
   /** Bytes of a table; rows; most pieces of one row. */
   readonly layout: { tableBytes: number; slots: number; piecesMax: number };
   /** Maps zeroed memory aligned to 2 MiB; null when the system has none. Gives. */
   mapMemory(bytes: number, hugePages: boolean): ArrayBuffer | null;
+  /**
+   * Opens an io_uring on this thread's loop over an arena and a table, both from mapMemory, which
+   * it keeps alive. `done(count)` is called outside any turn: done[0…count) are finished. Returns
+   * the ring's number, or -errno when the kernel refuses.
+   */
+  ringOpen(arena: ArrayBuffer, table: ArrayBuffer, done: (count: number) => void): RingId;
+  /** Takes staged[0…count). */
+  ringSubmit(ring: RingId, count: number): void;
+  /** Nothing may be in flight. */
+  ringClose(ring: RingId): void;
   /** Takes the exclusive lock of an open file; 0 or -errno (-EWOULDBLOCK: somebody has it). */
   flock(fd: number): number;
   /** fallocate on the worker pool; `done` gets 0 or -errno. */
@@ -98,5 +104,3 @@ export function diskTable(addon: DiskAddon, memory: ArrayBuffer): DiskTable {
   );
   return table;
 }
-
-export type { DiskAddon };

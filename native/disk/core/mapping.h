@@ -10,11 +10,9 @@ namespace ovs::disk {
 
 class Mapping {
  public:
-  /** Maps zeroed, untouched memory with one reference held by the caller; nullptr when there is
-   * none. */
+  /** Maps zeroed, untouched memory with one reference, the caller's; nullptr: there is none. */
   static Mapping* Create(size_t bytes, bool huge_pages);
-  /** The mapping that begins at `base` in this process, with one more reference; nullptr if none.
-   */
+  /** The mapping that begins at `base`, with one more reference; nullptr if there is none. */
   static Mapping* Find(const void* base);
 
   void Retain();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real `Disk`: staging, slots, files and dispatch. What executes the slots is an `Engine`: the
-// addon's io_uring (uring.ts) or node:fs (fsdisk.ts); both work on the same table of rows.
+// addon's io_uring (engine.ts) or node:fs (fsdisk.ts); both work on the same table of rows.
 //
 //   read()… ──► row of a slot ──► staged ──turn's end──► engine.submit ──► … ──► done ──► handler
 //

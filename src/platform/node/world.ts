@@ -7,10 +7,8 @@ import { randomFillSync, randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { assert } from "../../base/assert.js";
 import { alignDown, parseUuid } from "../../base/bytes.js";
-import { StorageError } from "../../base/errors.js";
 import { CLUSTER_BYTES, MIB } from "../../base/units.js";
-import { loadDiskAddon } from "../../native/disk.js";
-import { Arena } from "../arena.js";
+import type { Arena } from "../arena.js";
 import type { Codec } from "../codec.js";
 import type { Disk } from "../disk.js";
 import type { KvFactory } from "../kv.js";
@@ -19,9 +17,8 @@ import type { Network } from "../network.js";
 import { Turn } from "../turn.js";
 import type { Clock, Random, Timer, World } from "../world.js";
 import { nodeCodec } from "./codec.js";
-import { NodeDisk } from "./disk.js";
-import { NodeFiles } from "./files.js";
-import { FsEngine } from "./fsdisk.js";
+import type { DiskEngineName } from "./engine.js";
+import { createDisk, mapArena } from "./engine.js";
 import { NodeKv } from "./kv.js";
 import type { LogLevel } from "./log.js";
 import { createLog } from "./log.js";
@@ -46,6 +43,10 @@ export interface WorldOptions {
   logLevel?: LogLevel;
   /** Lowest level on the terminal; null: none. Without a log file warnings go there. */
   terminal?: LogLevel | null;
+  /**
+   * "fs" does without io_uring, as OVS_DISK=fs does; by default it is used where it is to be had.
+   */
+  disk?: DiskEngineName;
 }
 
 export interface NodeWorld extends World {
@@ -68,6 +69,7 @@ class RealWorld implements NodeWorld {
   readonly bootId: Uint8Array;
   readonly #arenaBytes: number;
   readonly #receivePoolBytes: number;
+  readonly #diskEngine: DiskEngineName;
   readonly #closeLog: () => void;
   #arena: Arena | null = null;
   #disk: Disk | null = null;
@@ -81,6 +83,7 @@ class RealWorld implements NodeWorld {
     assert(this.#arenaBytes % CLUSTER_BYTES === 0, "an arena is whole clusters");
     const quarter = alignDown(this.#arenaBytes / 4, CLUSTER_BYTES);
     this.#receivePoolBytes = options.receivePoolBytes ?? Math.min(16 * MIB, quarter);
+    this.#diskEngine = options.disk ?? (process.env.OVS_DISK === "fs" ? "fs" : "io_uring");
     const folder = options.logTo ?? null;
     const { log, close } = createLog({
       name: options.name,
@@ -99,7 +102,7 @@ class RealWorld implements NodeWorld {
   }
 
   get disk(): Disk {
-    this.#disk ??= createDisk(this);
+    this.#disk ??= createDisk(this, this.#diskEngine);
     return this.#disk;
   }
 
@@ -133,27 +136,6 @@ class RealWorld implements NodeWorld {
     await this.#disk?.stop();
     this.#closeLog();
   }
-}
-
-/** Maps an arena: aligned, zeroed, not yet resident. OVS_FULL when the system has no room. */
-export function mapArena(bytes: number): Arena {
-  const memory = loadDiskAddon().mapMemory(bytes, false);
-  if (memory === null) {
-    throw new StorageError("OVS_FULL", `the system cannot map ${bytes} bytes of memory`);
-  }
-  return new Arena(memory);
-}
-
-function createDisk(world: { arena: Arena; turn: Turn; log: Log }): Disk {
-  const addon = loadDiskAddon();
-  const memory = world.arena.buffer;
-  return new NodeDisk({
-    engine: (onDone) => new FsEngine(addon, memory, onDone),
-    files: new NodeFiles(addon.flock),
-    turn: world.turn,
-    log: world.log,
-    arenaBytes: memory.byteLength,
-  });
 }
 
 class NodeClock implements Clock {
