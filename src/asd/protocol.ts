@@ -18,16 +18,17 @@ export const AsdOperation = {
 export const ASD_PROTOCOL_VERSION = 1;
 export const ASD_ROLE = "asd";
 export const RANGE_LIMIT_MAX = 1000;
-export const SMALL_GETS_MAX = 256;
-/** Bytes of small values in one answer; those that do not fit are left to another request. */
-export const SMALL_BYTES_MAX = 48 * 1024;
+/** Keys of one getSmall or exists: they fit a frame's meta. */
+export const KEYS_MAX = 200;
+/** Bytes of values or keys in one answer; what does not fit is left to another request. */
+export const ANSWER_BYTES_MAX = 48 * 1024;
 
 /** Bits of the flags of an answer. */
 export const AsdFlag = { NearlyFull: 1, Slow: 2 } as const;
 
 const key = z.custom<Uint8Array>((value) => value instanceof Uint8Array);
 
-export const keysSchema = z.object({ keys: z.array(key).max(1000) });
+export const keysSchema = z.object({ keys: z.array(key).min(1).max(KEYS_MAX) });
 export const rangeSchema = z.object({
   first: key.nullable(),
   end: key.nullable(),

@@ -48,6 +48,12 @@ export class ReadJob {
   arena = 0;
   /** Runs once, inside a turn or soon after; set by the owner. */
   done: (job: ReadJob) => void = () => {};
+  /** The asker has given up: the job need not be begun. `dropped` tells of it instead of `done`. */
+  isStale(): boolean {
+    return false;
+  }
+  dropped(): void {}
+
   // Of Reads.
   pending = 0;
   generation = 0;
@@ -185,6 +191,7 @@ export class Reads {
     this.#pool.give(job.arena);
     job.arena = 0;
     this.#beginNext();
+    this.#tellIdle();
   }
 
   /** Resolves when nothing runs; the caller starts no more. */
@@ -196,18 +203,22 @@ export class Reads {
   }
 
   #beginNext(): void {
-    while (this.#waiting.length > 0 && this.#takeMemory(this.#waiting[0]!)) {
-      this.#begin(this.#waiting.shift()!);
-    }
+    while (this.#waiting.length > 0 && this.#tryBegin(this.#waiting));
     while (this.#background.length > 0 && this.#mayBegin(this.#background[0]!)) {
-      if (!this.#takeMemory(this.#background[0]!)) return;
-      this.#begin(this.#background.shift()!);
+      if (!this.#tryBegin(this.#background)) return;
     }
   }
 
-  #takeMemory(job: ReadJob): boolean {
-    job.arena = this.#pool.tryTake(job.pagesTotal * ASD_PAGE_BYTES);
-    return job.arena !== 0;
+  /** Begins or drops the first job of a queue; false when there is no memory for it. */
+  #tryBegin(queue: ReadJob[]): boolean {
+    const job = queue[0]!;
+    const isStale = job.isStale();
+    if (!isStale) job.arena = this.#pool.tryTake(job.pagesTotal * ASD_PAGE_BYTES);
+    if (!isStale && job.arena === 0) return false;
+    queue.shift();
+    if (isStale) job.dropped();
+    else this.#begin(job);
+    return true;
   }
 
   #mayBegin(job: ReadJob): boolean {
@@ -361,6 +372,10 @@ export class Reads {
     if (job.isBackground) this.#backgroundRunning--;
     job.done(job);
     this.#beginNext();
+    this.#tellIdle();
+  }
+
+  #tellIdle(): void {
     if (this.#running > 0 || this.queued > 0) return;
     for (const resolve of this.#idle.splice(0)) resolve();
   }

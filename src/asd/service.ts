@@ -20,13 +20,12 @@ import {
 } from "../wire/generated/asd.js";
 import { keyText } from "./index.js";
 import {
+  ANSWER_BYTES_MAX,
   ASD_ROLE,
   AsdFlag,
   AsdOperation,
   keysSchema,
   rangeSchema,
-  SMALL_BYTES_MAX,
-  SMALL_GETS_MAX,
   scrubSchema,
 } from "./protocol.js";
 import { type AsdStore, ReadJob, type StoreApply, type StorePut } from "./store.js";
@@ -50,6 +49,11 @@ export class AsdService {
   readonly #replyView = new DataView(this.#reply.buffer);
   readonly #segments = new SegmentList(1);
   readonly #flags = new Uint8Array(1);
+  readonly #handlers = {
+    onRead: (job: ServiceJob) => this.#onRead(job),
+    onSent: (job: ServiceJob) => this.#free(job),
+    onDropped: (job: ServiceJob) => this.#onDropped(job),
+  };
 
   constructor(world: World, store: AsdStore, options: { connectionsMax: number }) {
     this.#store = store;
@@ -76,8 +80,8 @@ export class AsdService {
     const { server } = this;
     const store = this.#store;
     server.handleControl(AsdOperation.getSmall, keysSchema, async ({ keys }) => {
-      const asked = keys.slice(0, SMALL_GETS_MAX).map(keyText);
-      return { values: fitting(await store.getSmall(asked)) };
+      const values = await store.getSmall(keys.map(keyText));
+      return { values: values.slice(0, fitting(values)) };
     });
     server.handleControl(AsdOperation.exists, keysSchema, async ({ keys }) => {
       return { exist: await store.exists(keys.map(keyText)) };
@@ -90,7 +94,13 @@ export class AsdService {
           first === null ? null : keyText(first),
           end === null ? null : keyText(end),
         ];
-        return await store.range(from, to, { limit, reverse });
+        const { keys, lengths, more } = await store.range(from, to, { limit, reverse });
+        const count = fitting(keys);
+        return {
+          keys: keys.slice(0, count),
+          lengths: lengths.slice(0, count),
+          more: more || count < keys.length,
+        };
       },
     );
     server.handleControl(AsdOperation.scrub, scrubSchema, async ({ after, pagesMax }) => {
@@ -116,12 +126,7 @@ export class AsdService {
 
   #multiGet(request: Request): void {
     if (this.#store.failure) throw this.#store.failure;
-    const job =
-      this.#jobs.pop() ??
-      new ServiceJob(
-        (done) => this.#onRead(done),
-        (done) => this.#free(done),
-      );
+    const job = this.#jobs.pop() ?? new ServiceJob(this.#handlers);
     job.clear();
     try {
       parseMultiGet(request.meta, job);
@@ -153,6 +158,15 @@ export class AsdService {
     request.reply(this.#reply.subarray(0, at), segments, job.sent);
   }
 
+  #onDropped(job: ServiceJob): void {
+    const request = job.request!;
+    job.request = null;
+    request.fail(
+      new StorageError("OVS_TIMEOUT", "the caller's time was over before its turn came"),
+    );
+    if (this.#jobs.length < JOBS_POOLED_MAX) this.#jobs.push(job);
+  }
+
   #free(job: ServiceJob): void {
     this.#store.reads.release(job);
     if (this.#jobs.length < JOBS_POOLED_MAX) this.#jobs.push(job);
@@ -163,11 +177,25 @@ export class AsdService {
 class ServiceJob extends ReadJob {
   request: Request | null = null;
   readonly sent: () => void;
+  readonly #onDropped: (job: ServiceJob) => void;
 
-  constructor(onRead: (job: ServiceJob) => void, onSent: (job: ServiceJob) => void) {
+  constructor(handlers: {
+    onRead: (job: ServiceJob) => void;
+    onSent: (job: ServiceJob) => void;
+    onDropped: (job: ServiceJob) => void;
+  }) {
     super();
-    this.done = () => onRead(this);
-    this.sent = () => onSent(this);
+    this.done = () => handlers.onRead(this);
+    this.sent = () => handlers.onSent(this);
+    this.#onDropped = handlers.onDropped;
+  }
+
+  override isStale(): boolean {
+    return this.request!.expired;
+  }
+
+  override dropped(): void {
+    this.#onDropped(this);
   }
 }
 
@@ -224,12 +252,12 @@ function openApply(apply: AsdApply, payload: number, payloadBytes: number): Stor
   };
 }
 
-/** As many values as fit an answer, at least one. */
-function fitting(values: Array<Uint8Array | null>): Array<Uint8Array | null> {
+/** How many of the byte strings fit an answer; at least one. */
+function fitting(values: ReadonlyArray<Uint8Array | null>): number {
   let bytes = 0;
   const end = values.findIndex((value) => {
-    bytes += 8 + (value?.byteLength ?? 0);
-    return bytes > SMALL_BYTES_MAX;
+    bytes += 16 + (value?.byteLength ?? 0);
+    return bytes > ANSWER_BYTES_MAX;
   });
-  return end < 0 ? values : values.slice(0, Math.max(1, end));
+  return end < 0 ? values.length : Math.max(1, end);
 }

@@ -41,6 +41,8 @@ export type { StoreApply, StorePut } from "./request.js";
 const VERIFY_PAGES = 128;
 const APPLIES_MAX = 4096;
 const SPACE_CHECK_MS = 1000;
+/** Keys that one call of scrub looks at: their names fit an answer, should all be bad. */
+const SCRUB_KEYS = 128;
 const LATENCY_WEIGHT = 1 / 16;
 /** An average above this marks the disk as slow. */
 const SLOW_MS = 500;
@@ -153,6 +155,7 @@ export class AsdStore {
         cacheBytes: 32 * MIB,
         writeBufferBytes: 16 * MIB,
       });
+      await files.syncFolder(path); // The names `extents` and `index`.
       const index = new Index(kv);
       const store = new AsdStore(world, options, {
         identity,
@@ -351,7 +354,7 @@ export class AsdStore {
     this.#checkOpen();
     // The smallest key behind `after` is `after` followed by a zero byte.
     const first = after === null || after.length === ASD_KEY_BYTES_MAX ? after : `${after}\0`;
-    const range = await this.#index.range(first, null, { limit: 256, reverse: false });
+    const range = await this.#index.range(first, null, { limit: SCRUB_KEYS, reverse: false });
     const found = range.filter(({ key }) => key !== after);
     const reply: ScrubReply = { bad: [], next: null, keys: 0, pages: 0 };
     for (const { key, length } of found) {
@@ -362,7 +365,7 @@ export class AsdStore {
       reply.pages += pages;
       reply.next = keyBytes(key);
     }
-    if (range.length < 256) reply.next = null;
+    if (range.length < SCRUB_KEYS) reply.next = null;
     return reply;
   }
 

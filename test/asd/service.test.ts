@@ -50,7 +50,7 @@ const clientOf = (address: string, diskUuid: string | null = DISK, clusterUuid =
   new AsdClient(world, { address, clusterUuid, diskUuid, self });
 
 /** A value whose pages lie at `at`, in pieces of one page that are not in order in memory. */
-function valueOf(name: string, options: { at: number; pages: number; content: number }) {
+function pagesOf(name: string, options: { at: number; pages: number; content: number }) {
   const { at, pages, content } = options;
   fill(world, at, pages * PAGE, content);
   const pieces = new SegmentList();
@@ -66,7 +66,7 @@ function valueOf(name: string, options: { at: number; pages: number; content: nu
 t.test("a client stores, reads, lists and deletes", async (t) => {
   const { daemon, address } = await startDaemon();
   const client = clientOf(address);
-  const value = valueOf("fragment", { at: memory, pages: 13, content: 5 });
+  const value = pagesOf("fragment", { at: memory, pages: 13, content: 5 });
   const small = [
     { key: key("info"), value: Uint8Array.of(1, 2, 3) },
     { key: key("mark"), value: new Uint8Array(0) },
@@ -176,7 +176,7 @@ t.test("a nonexistent disk fails at once and is counted", async (t) => {
 t.test("the background yields, and is served all the same", async (t) => {
   const { daemon, address } = await startDaemon();
   const client = clientOf(address);
-  await client.apply({ values: [valueOf("v", { at: memory, pages: 64, content: 1 })] }, limit);
+  await client.apply({ values: [pagesOf("v", { at: memory, pages: 64, content: 1 })] }, limit);
   const read = (priority: number, into: number) =>
     client.multiGet([{ key: key("v"), offset: 0, bytes: 64 * PAGE, into }], { ...limit, priority });
   const order: number[] = [];
@@ -294,7 +294,7 @@ async function load(
         await client.apply({ deletes: [key(lane.name), key(`${lane.name}.info`)] }, limit);
       else
         await client.apply(
-          { values: [valueOf(lane.name, { at, pages: KILL_PAGES, content })], small },
+          { values: [pagesOf(lane.name, { at, pages: KILL_PAGES, content })], small },
           limit,
         );
     } catch (error) {
@@ -319,7 +319,7 @@ async function contentOf(client: AsdClient, lane: Lane): Promise<number | null> 
   }
   if (!result.isComplete) throw new Error(`${lane.name} has status ${result.statuses[0]}`);
   const content = Number(Buffer.from(info!).toString());
-  const expected = valueOf(lane.name, { at: memory + 101 * MIB, pages: KILL_PAGES, content });
+  const expected = pagesOf(lane.name, { at: memory + 101 * MIB, pages: KILL_PAGES, content });
   for (let page = 0; page < KILL_PAGES; page++) {
     if (expected.crcs[page] !== result.crcs[page])
       throw new Error(`${lane.name} has other pages than ${content}`);
