@@ -36,13 +36,21 @@ std::string Text(const Napi::Value& value) {
   return value.As<Napi::String>().Utf8Value();
 }
 
-/** Calls into JavaScript from the loop. An exception there is fatal, as in any event handler. */
-void Call(const Napi::FunctionReference& function, const std::vector<napi_value>& arguments) {
+/**
+ * Calls into JavaScript from the loop. An exception there is fatal, as in any event handler. False
+ * when the environment is going away and runs nothing any more.
+ */
+bool Call(const Napi::FunctionReference& function, const std::vector<napi_value>& arguments) {
   Napi::Env env = function.Env();
-  function.MakeCallback(env.Global(), arguments);
-  if (!env.IsExceptionPending()) return;
-  Napi::Error error = env.GetAndClearPendingException();
-  napi_fatal_exception(env, error.Value());
+  napi_value result;
+  const napi_status status = napi_make_callback(env, nullptr, env.Global(), function.Value(),
+                                                arguments.size(), arguments.data(), &result);
+  if (status == napi_ok) return true;
+  napi_value error;
+  bool pending = false;
+  if (napi_is_exception_pending(env, &pending) != napi_ok || !pending) return false;
+  if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
+  return true;
 }
 
 /**

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A disk in memory, for tests and benchmarks. Its bytes lie in chunks outside the arena that are
-// made when they are first written: a chunk that is missing reads as zeroes and is a hole.
+// made when they are first written: a chunk that is missing reads as zeroes and is a hole. Chunks
+// hang in groups, so that terabytes of nothing cost nothing.
 
 import { assert } from "../base/assert.js";
 import { ceilDiv } from "../base/bytes.js";
@@ -12,14 +13,18 @@ import type { BlockTarget, Requests } from "./target.js";
 import { RequestFlag, RequestKind } from "./target.js";
 
 const CHUNK_BYTES = 256 * KIB;
+const GROUP_CHUNKS = 4096;
+const GROUP_BYTES = GROUP_CHUNKS * CHUNK_BYTES;
 const HOLE_ZERO = 3;
+
+type Group = Array<Uint8Array | null>;
 
 export class MemoryTarget implements BlockTarget {
   readonly readOnly: boolean;
   readonly #arena: Arena;
   readonly #requests: Requests;
   #sizeBytes: number;
-  #chunks: Array<Uint8Array | null>;
+  readonly #groups: Array<Group | null>;
 
   /** Nothing is allocated yet; OVS_INVALID for a size that no vDisk can have. */
   constructor(arena: Arena, requests: Requests, sizeBytes: number, readOnly: boolean) {
@@ -33,7 +38,7 @@ export class MemoryTarget implements BlockTarget {
     this.#requests = requests;
     this.#sizeBytes = sizeBytes;
     this.readOnly = readOnly;
-    this.#chunks = new Array<Uint8Array | null>(ceilDiv(sizeBytes, CHUNK_BYTES)).fill(null);
+    this.#groups = new Array<Group | null>(ceilDiv(sizeBytes, GROUP_BYTES)).fill(null);
   }
 
   get sizeBytes(): number {
@@ -73,7 +78,7 @@ export class MemoryTarget implements BlockTarget {
     for (let done = 0; done < bytes; ) {
       const at = (offset + done) % CHUNK_BYTES;
       const take = Math.min(bytes - done, CHUNK_BYTES - at);
-      const chunk = this.#chunks[(offset + done - at) / CHUNK_BYTES];
+      const chunk = this.#find(offset + done);
       const target = memory + done;
       if (chunk) arena.set(chunk.subarray(at, at + take), target);
       else arena.fill(0, target, target + take);
@@ -87,53 +92,66 @@ export class MemoryTarget implements BlockTarget {
       const at = (offset + done) % CHUNK_BYTES;
       const take = Math.min(bytes - done, CHUNK_BYTES - at);
       const source = memory + done;
-      this.#chunk(offset + done - at).set(arena.subarray(source, source + take), at);
+      this.#make(offset + done).set(arena.subarray(source, source + take), at);
       done += take;
     }
   }
 
-  #chunk(offset: number): Uint8Array {
-    const index = offset / CHUNK_BYTES;
-    const found = this.#chunks[index];
-    if (found) return found;
-    const made = new Uint8Array(CHUNK_BYTES);
-    this.#chunks[index] = made;
-    return made;
+  /** The chunk that holds a byte, or null. */
+  #find(offset: number): Uint8Array | null {
+    const group = this.#groups[Math.floor(offset / GROUP_BYTES)];
+    return group ? group[Math.floor((offset % GROUP_BYTES) / CHUNK_BYTES)]! : null;
+  }
+
+  #make(offset: number): Uint8Array {
+    const index = Math.floor(offset / GROUP_BYTES);
+    this.#groups[index] ??= new Array<Uint8Array | null>(GROUP_CHUNKS).fill(null);
+    const place = Math.floor((offset % GROUP_BYTES) / CHUNK_BYTES);
+    const group = this.#groups[index]!;
+    group[place] ??= new Uint8Array(CHUNK_BYTES);
+    return group[place]!;
+  }
+
+  /** Bytes from `offset` to the end of what is known at once: a missing group, or a chunk. */
+  #unit(offset: number): number {
+    const group = this.#groups[Math.floor(offset / GROUP_BYTES)];
+    const unit = group ? CHUNK_BYTES : GROUP_BYTES;
+    return unit - (offset % unit);
   }
 
   /** Zeroes a range; whole chunks go away, unless they must stay allocated. */
   #zero(offset: number, bytes: number, keep: boolean): void {
     for (let done = 0; done < bytes; ) {
-      const at = (offset + done) % CHUNK_BYTES;
-      const take = Math.min(bytes - done, CHUNK_BYTES - at);
-      const index = (offset + done - at) / CHUNK_BYTES;
-      const chunk = this.#chunks[index];
-      if (keep) this.#chunk(offset + done - at).fill(0, at, at + take);
-      else if (take === CHUNK_BYTES) this.#chunks[index] = null;
+      const from = offset + done;
+      const at = from % CHUNK_BYTES;
+      const unit = keep ? CHUNK_BYTES - at : this.#unit(from);
+      const take = Math.min(bytes - done, unit);
+      const chunk = keep ? this.#make(from) : this.#find(from);
+      if (chunk !== null && take === CHUNK_BYTES && !keep) this.#drop(from);
       else chunk?.fill(0, at, at + take);
       done += take;
     }
   }
 
+  #drop(offset: number): void {
+    const group = this.#groups[Math.floor(offset / GROUP_BYTES)]!;
+    group[Math.floor((offset % GROUP_BYTES) / CHUNK_BYTES)] = null;
+  }
+
   /** Writes extents to arena memory, neighbours joined; answers how many. */
   #status(offset: number, bytes: number, memory: number): number {
+    const end = offset + bytes;
     let count = 0;
-    let done = 0;
-    while (done < bytes && count < STATUS_EXTENTS_MAX) {
-      const hole = this.#chunks[Math.floor((offset + done) / CHUNK_BYTES)] === null;
-      let length = 0;
-      do {
-        const at = (offset + done + length) % CHUNK_BYTES;
-        length += Math.min(bytes - done - length, CHUNK_BYTES - at);
-      } while (
-        done + length < bytes &&
-        (this.#chunks[Math.floor((offset + done + length) / CHUNK_BYTES)] === null) === hole
-      );
+    for (let from = offset; from < end && count < STATUS_EXTENTS_MAX; ) {
+      const hole = this.#find(from) === null;
+      let to = from;
+      while (to < end && (this.#find(to) === null) === hole) to += this.#unit(to);
+      const length = Math.min(to, end) - from;
       const word = memory / 4 + 3 * count++;
       this.#arena.u32[word] = length % 2 ** 32;
       this.#arena.u32[word + 1] = Math.floor(length / 2 ** 32);
       this.#arena.u32[word + 2] = hole ? HOLE_ZERO : 0;
-      done += length;
+      from += length;
     }
     return count;
   }

@@ -4,6 +4,7 @@
 // slots' memory; nothing is copied.
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 
 #include "common/check.h"
 #include "nbd/core/session.h"
@@ -12,7 +13,7 @@ namespace ovs::nbd {
 
 namespace {
 
-const char* MessageOf(uint32_t error) {
+std::string_view MessageOf(uint32_t error) {
   switch (error) {
     case kEperm:
       return "the export is read-only or has another owner";
@@ -122,14 +123,13 @@ void Session::BuildError(Slot& first) {
   if (mode_ == Mode::Simple) {
     end = SimpleHeader(first);
   } else {
-    const char* message = MessageOf(first.error);
-    const uint16_t length = static_cast<uint16_t>(std::strlen(message));
+    const std::string_view message = MessageOf(first.error);
+    const uint16_t length = static_cast<uint16_t>(message.size());
     end = ChunkHeader(first, kReplyError, 6u + length);
     OVS_CHECK(end + 6 + length <= first.header + kReplyHeaderMax);
     end = StoreBe32(end, first.error);
     end = StoreBe16(end, length);
-    std::memcpy(end, message, length);
-    end += length;
+    end = std::copy(message.begin(), message.end(), end);
   }
   first.header_bytes = static_cast<uint16_t>(end - first.header);
 }
