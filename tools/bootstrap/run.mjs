@@ -53,7 +53,7 @@ async function quietly(name, startMs, program, args, options = {}) {
   child.stdout.on("data", keep);
   child.stderr.on("data", keep);
   const beat = setInterval(() => {
-    process.stdout.write(`bootstrap: ${name}: ${since(startMs)} … ${last}\n`);
+    process.stdout.write(`bootstrap:   ${since(startMs)}  ${last}\n`);
   }, HEARTBEAT_MS);
   const code = await ended(child, program);
   clearInterval(beat);
