@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// Destage: closed batches go to the backend, one after the other.
+//
+//   layer ─► newest version of each cluster, by address ─► SCOs (put, in parallel) ─► TLog (put)
+//         ─► map ─► layer dropped, segments freed
+//
+// The commit of TLog n compares that n−1 is the last (P-A9) and comes after all its SCOs (P-C7), so
+// that the backend is a crash-consistent prefix at every moment (P-A1). What fails for want of a
+// backend is tried again for ever, from where it failed; a newer owner halts the volume.
+
+import { assert } from "../base/assert.js";
+import { StorageError, hasCode, messageOf } from "../base/errors.js";
+import { deferred, settleAll } from "../base/sync.js";
+import type { Deferred } from "../base/sync.js";
+import { CLUSTER_BYTES } from "../base/units.js";
+import type { PutRequest } from "../backend/store.js";
+import { fixedNumber } from "../registry/registry.js";
+import type { Compare } from "../registry/registry.js";
+import { bytesTlog, encodeTlog } from "../wire/generated/tlog.js";
+import type { Tlog, TlogEntry } from "../wire/generated/tlog.js";
+import { layerContent } from "./batch.js";
+import type { BatchContent } from "./batch.js";
+import type { Layer } from "./dirty.js";
+import { Maintenance } from "./maintenance.js";
+import { scoIdOf, scoName, tlogKey, tlogName } from "./names.js";
+import { putObject } from "./objects.js";
+import { ScoBuilder } from "./scobuilder.js";
+import type { BuiltSco } from "./scobuilder.js";
+import type { Volume } from "./volume.js";
+
+const RETRY_FIRST_MS = 200;
+const RETRY_LAST_MS = 5000;
+const PUT_TIMEOUT_MS = 60_000;
+/** Clusters copied to the read cache between two looks at the loop. */
+const CACHE_SLICE = 256;
+
+export class Destager {
+  readonly counts = { putBytes: 0, storedBytes: 0, retries: 0 };
+  readonly #volume: Volume;
+  readonly #builder: ScoBuilder;
+  readonly #maintenance: Maintenance;
+  #running: Promise<void> | null = null;
+  #stopping = false;
+  #wake: Deferred<void> | null = null;
+  #waiters: Array<{ sequence: number; done: Deferred<void> }> = [];
+  #scoCounter = 0;
+  /** What destage waits for now, in words; null when it does not wait. */
+  obstacle: string | null = null;
+
+  constructor(volume: Volume) {
+    this.#volume = volume;
+    this.#builder = new ScoBuilder(volume);
+    this.#maintenance = new Maintenance(volume, this);
+  }
+
+  get maintenance(): Maintenance {
+    return this.#maintenance;
+  }
+
+  /** A number for a new SCO, never used before. */
+  nextScoId(): number {
+    this.#scoCounter++;
+    return scoIdOf(this.#volume.config.epoch, this.#scoCounter);
+  }
+
+  /** There may be something to do. */
+  kick(): void {
+    if (this.#running !== null || this.#stopping) return;
+    this.#running = this.#run().finally(() => {
+      this.#running = null;
+      if (this.#volume.dirty.oldestClosed !== null) this.kick();
+    });
+  }
+
+  /** Resolves when the map has everything up to a sequence; OVS_TIMEOUT says what it waits for. */
+  async waitFor(sequence: number, timeoutMs: number): Promise<void> {
+    if (this.#destaged(sequence)) return;
+    const done = deferred<void>();
+    const waiter = { sequence, done };
+    this.#waiters.push(waiter);
+    const timer = this.#volume.thread.world.clock.after(timeoutMs, () => {
+      this.#waiters = this.#waiters.filter((other) => other !== waiter);
+      const why = this.obstacle ?? "destage is not done";
+      done.reject(new StorageError("OVS_TIMEOUT", `${this.#volume.name}: after ${timeoutMs} ms ${why}`));
+    });
+    try {
+      await done.promise;
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** No new work is begun; resolves when what runs has come to an end. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#wake?.resolve();
+    await this.#running;
+  }
+
+  halt(): void {
+    this.#stopping = true;
+    this.#wake?.resolve();
+    const reason = new StorageError("OVS_CLOSED", `${this.#volume.name} is halted`);
+    for (const { done } of this.#waiters) done.reject(reason);
+    this.#waiters = [];
+  }
+
+  /**
+   * Runs `step` until it succeeds, waiting longer each time the backend is not there. Answers null
+   * when the volume stops or halts instead.
+   */
+  async persist<T>(step: () => Promise<T>): Promise<T | null> {
+    for (let delayMs = RETRY_FIRST_MS; !this.#stopping; delayMs = Math.min(2 * delayMs, RETRY_LAST_MS)) {
+      try {
+        const result = await step();
+        this.obstacle = null;
+        return result;
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        if (!this.#mayRetry(error)) return null;
+        this.counts.retries++;
+      }
+      this.#wake = deferred<void>();
+      await Promise.race([this.#wake.promise, this.#volume.thread.world.clock.sleep(delayMs)]);
+      this.#wake = null;
+    }
+    return null;
+  }
+
+  #mayRetry(error: StorageError): boolean {
+    switch (error.kind) {
+      case "unavailable":
+      case "closed":
+        this.obstacle = `destage waits for the backend (${error.message})`;
+        return true;
+      case "full":
+        this.obstacle = `destage waits for room in the backend (${error.message})`;
+        return true;
+      case "fenced":
+        this.#volume.halt("fenced", `a newer owner took over: ${error.message}`);
+        return false;
+      case "invalid":
+      case "corrupt":
+        this.#volume.halt("corrupt", error.message);
+        return false;
+    }
+  }
+
+  #destaged(sequence: number): boolean {
+    return this.#volume.map.mark.sequence >= sequence || this.#volume.dirty.empty;
+  }
+
+  async #run(): Promise<void> {
+    await this.#maintenance.before();
+    for (;;) {
+      const layer = this.#volume.dirty.oldestClosed;
+      if (layer === null || this.#stopping) return;
+      if (!(await this.#destage(layer))) return;
+      await this.#maintenance.after();
+    }
+  }
+
+  async #destage(layer: Layer): Promise<boolean> {
+    const content = await layerContent(layer, this.#volume.thread.world.clock);
+    const moved = await this.#maintenance.relocations();
+    const entries: TlogEntry[] = content.zeroes.map((zero) => ({ kind: "zero", ...zero }));
+    if (layer.sizeBytes > 0) entries.push({ kind: "resize", sizeBytes: layer.sizeBytes });
+    if (!(await this.#putClusters(content, entries))) return false;
+    for (const relocation of moved) entries.push({ kind: "relocation", ...relocation });
+    const tlog = this.#tlogOf(layer, entries);
+    if ((await this.persist(() => this.#putTlog(tlog))) === null) return false;
+    if (!(await this.#apply(tlog))) return false;
+    this.#finish(layer);
+    return true;
+  }
+
+  async #apply(tlog: Tlog): Promise<boolean> {
+    try {
+      await this.#volume.map.apply(tlog);
+    } catch (error) {
+      // The TLog is committed: the next start applies it again, or rebuilds the map.
+      if (!(error instanceof StorageError)) throw error;
+      this.#volume.halt("corrupt", `the map cannot be changed: ${error.message}`);
+    }
+    return this.#volume.failed === null;
+  }
+
+  /** Puts the clusters of a batch as SCOs, as many at a time as there is memory for. */
+  async #putClusters(content: BatchContent, entries: TlogEntry[]): Promise<boolean> {
+    const per = this.#builder.clustersPerSco;
+    const group = this.#builder.scosPerGroup;
+    for (let from = 0; from < content.clusters.length; from += per * group) {
+      const to = Math.min(from + per * group, content.clusters.length);
+      const built = await this.persist(() => this.#builder.build(content, from, to));
+      if (built === null) return false;
+      try {
+        const put = await settleAll(built.map((sco) => this.persist(() => this.putSco(sco))));
+        if (put.includes(null)) return false;
+        for (const sco of built) {
+          entries.push({ kind: "data", ...sco.entry });
+          await this.#cache(sco);
+        }
+      } finally {
+        this.#builder.release(built);
+      }
+    }
+    return true;
+  }
+
+  async putSco(sco: BuiltSco): Promise<true> {
+    const { config, store, namespace } = this.#volume;
+    const request: PutRequest = {
+      namespace,
+      name: scoName(sco.entry.scoId),
+      payload: { list: new Uint32Array([sco.memory, sco.bytes]), count: 1 },
+      bytes: sco.bytes,
+      crcs: sco.crcs,
+      ownerEpoch: config.epoch,
+      extras: { compares: [], operations: [] },
+      timeoutMs: PUT_TIMEOUT_MS,
+    };
+    try {
+      const result = await store.put(request);
+      this.counts.storedBytes += result.storedBytes;
+    } catch (error) {
+      // Ids are unique, so that one which exists is this very SCO, of an attempt that seemed to fail.
+      if (!hasCode(error, "OVS_EXISTS")) throw error;
+    }
+    this.counts.putBytes += sco.bytes;
+    return true;
+  }
+
+  /** What was written lately is read soon: it goes to the read cache under its new place. */
+  async #cache(sco: BuiltSco): Promise<void> {
+    const { memory, world } = this.#volume.thread;
+    if (memory.bytes === 0) return;
+    const clusters = sco.entry.crcs.length;
+    for (let i = 0; i < clusters; i++) {
+      memory.insert(sco.entry.scoId, sco.entry.scoIndex + i, sco.memory + i * CLUSTER_BYTES);
+      if (i % CACHE_SLICE === CACHE_SLICE - 1) await breathe(world.clock);
+    }
+  }
+
+  #tlogOf(layer: Layer, entries: TlogEntry[]): Tlog {
+    const { config, map, thread } = this.#volume;
+    return {
+      clusterUuid: config.clusterUuid,
+      vdiskUuid: config.vdiskId,
+      ownerEpoch: config.epoch,
+      number: map.mark.tlogNumber + 1,
+      firstSequence: layer.firstSequence,
+      lastSequence: layer.lastSequence,
+      lastEpoch: layer.lastEpoch,
+      sizeBytes: layer.sizeBytes > 0 ? layer.sizeBytes : map.mark.sizeBytes,
+      createdMs: Math.floor(thread.world.clock.wallMs()),
+      keyId: 0,
+      entries,
+    };
+  }
+
+  /** P-A9: the commit of TLog n compares that n−1 is the last. */
+  async #putTlog(tlog: Tlog): Promise<true> {
+    const { config, store, namespace, thread } = this.#volume;
+    const key = tlogKey(namespace);
+    const before = new TextEncoder().encode(fixedNumber(tlog.number - 1));
+    const after = new TextEncoder().encode(fixedNumber(tlog.number));
+    const compare: Compare =
+      tlog.number === 1
+        ? { key, target: "version", is: "=", number: 0 }
+        : { key, target: "value", is: "=", value: before };
+    const request = {
+      namespace,
+      name: tlogName(tlog.number),
+      ownerEpoch: config.epoch,
+      extras: { compares: [compare], operations: [{ kind: "put" as const, key, value: after }] },
+      timeoutMs: PUT_TIMEOUT_MS,
+    };
+    const put = await putObject(thread, store, request, {
+      bytes: bytesTlog(tlog),
+      encode: (target, at) => encodeTlog(tlog, target, at),
+    });
+    this.counts.putBytes += put.bytes;
+    this.counts.storedBytes += put.storedBytes;
+    return true;
+  }
+
+  #finish(layer: Layer): void {
+    const volume = this.#volume;
+    assert(volume.map.mark.sequence === layer.lastSequence, "the map is at the batch's end");
+    volume.thread.world.turn.begin();
+    volume.dirty.drop(layer);
+    volume.onDestaged();
+    this.#waiters = this.#waiters.filter(({ sequence, done }) => {
+      if (!this.#destaged(sequence)) return true;
+      done.resolve();
+      return false;
+    });
+    volume.thread.world.turn.end();
+  }
+
+  /** For logs: what went wrong in something that is tried again by itself. */
+  warn(message: string, error: unknown): void {
+    this.#volume.thread.world.log.warn(message, { vdisk: this.#volume.name, reason: messageOf(error) });
+  }
+}
+
+/** Lets the loop turn: long work on many clusters does not delay requests. */
+export async function breathe(clock: { immediate(work: () => void): void }): Promise<void> {
+  await new Promise<void>((resolve) => clock.immediate(resolve));
+}

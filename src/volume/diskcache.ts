@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// The read cache on the local disk: one file, a ring of clusters by their immutable place (SCO id,
+// index). New clusters are copied to a staging buffer and written in large pieces behind the last
+// ones, over the oldest. Its index lives in memory only: a restart begins with an empty cache. What
+// is read from it is checked by the reader against the map's CRC, so that a place that was
+// overwritten meanwhile is a miss and never wrong data.
+//
+//   file:  … | newest written | being written | oldest … |        staging: two halves of the arena
+
+import { assert } from "../base/assert.js";
+import { messageOf } from "../base/errors.js";
+import { CLUSTER_BYTES } from "../base/units.js";
+import type { FileId, HandlerId } from "../platform/disk.js";
+import type { World } from "../platform/world.js";
+import { PlaceIndex } from "./readcache.js";
+
+/** Clusters of one write. */
+const PIECE_CLUSTERS = 64;
+
+export class DiskCache {
+  readonly file: FileId;
+  readonly #world: World;
+  readonly #handler: HandlerId;
+  readonly #places: PlaceIndex;
+  readonly #region: number;
+  /** Half of the staging buffer that is filled, and clusters in it. */
+  #half = 0;
+  #filled = 0;
+  readonly #ids = new Float64Array(2 * PIECE_CLUSTERS);
+  readonly #indexes = new Uint32Array(2 * PIECE_CLUSTERS);
+  #writing = false;
+  #failed = false;
+  /** Block of the file that the next piece goes to. */
+  #block = 0;
+  hits = 0;
+  misses = 0;
+
+  private constructor(world: World, file: FileId, blocks: number) {
+    this.#world = world;
+    this.file = file;
+    this.#places = new PlaceIndex(blocks);
+    this.#region = world.arena.region(2 * PIECE_CLUSTERS * CLUSTER_BYTES, "read cache staging");
+    this.#handler = world.disk.handler((tag, result) => this.#onWritten(tag, result));
+  }
+
+  /** Makes the cache file anew. Null (with a warning) when there is no room for it. */
+  static async create(world: World, path: string, bytes: number): Promise<DiskCache | null> {
+    const blocks = Math.floor(bytes / CLUSTER_BYTES / PIECE_CLUSTERS) * PIECE_CLUSTERS;
+    if (blocks === 0) return null;
+    try {
+      const file = await world.disk.open(path, { create: true, exclusive: false, write: true, direct: true });
+      await world.disk.allocateAsync(file, 0, blocks * CLUSTER_BYTES);
+      return new DiskCache(world, file, blocks);
+    } catch (error) {
+      world.log.warn("no read cache on disk", { path, reason: messageOf(error) });
+      return null;
+    }
+  }
+
+  get bytes(): number {
+    return this.#places.frames * CLUSTER_BYTES;
+  }
+
+  /** Block of the file that has the cluster, or -1. */
+  find(scoId: number, index: number): number {
+    const block = this.#places.find(scoId, index);
+    if (block < 0) this.misses++;
+    else this.hits++;
+    return block;
+  }
+
+  forget(scoId: number, index: number): void {
+    const block = this.#places.find(scoId, index);
+    if (block >= 0) this.#places.leave(block);
+  }
+
+  /** Keeps a copy of a verified cluster, unless the disk is behind. */
+  insert(scoId: number, index: number, from: number): void {
+    if (this.#failed || this.#filled === PIECE_CLUSTERS || this.#places.find(scoId, index) >= 0) return;
+    const at = this.#half * PIECE_CLUSTERS + this.#filled;
+    this.#world.arena.bytes.copyWithin(
+      this.#region + at * CLUSTER_BYTES,
+      from,
+      from + CLUSTER_BYTES,
+    );
+    this.#ids[at] = scoId;
+    this.#indexes[at] = index;
+    this.#filled++;
+    if (this.#filled === PIECE_CLUSTERS && !this.#writing) this.#write();
+  }
+
+  clear(): void {
+    this.#places.clear();
+    this.#filled = 0;
+  }
+
+  async close(): Promise<void> {
+    this.#failed = true;
+    await this.#world.disk.close(this.file);
+  }
+
+  #write(): void {
+    assert(!this.#writing && this.#filled === PIECE_CLUSTERS, "a full half is written");
+    this.#writing = true;
+    const half = this.#half;
+    this.#half = 1 - half;
+    this.#filled = 0;
+    for (let i = 0; i < PIECE_CLUSTERS; i++) this.#places.leave(this.#block + i);
+    this.#world.disk.write(
+      this.#handler,
+      half,
+      this.file,
+      this.#block * CLUSTER_BYTES,
+      this.#region + half * PIECE_CLUSTERS * CLUSTER_BYTES,
+      PIECE_CLUSTERS * CLUSTER_BYTES,
+    );
+  }
+
+  #onWritten(half: number, result: number): void {
+    this.#writing = false;
+    if (result !== PIECE_CLUSTERS * CLUSTER_BYTES) {
+      // A broken cache device does not harm I/O: the cache ends.
+      this.#failed = true;
+      this.#places.clear();
+      this.#world.log.warn("the read cache on disk failed and is not used any more", { result });
+      return;
+    }
+    for (let i = 0; i < PIECE_CLUSTERS; i++) {
+      const at = half * PIECE_CLUSTERS + i;
+      if (this.#places.find(this.#ids[at], this.#indexes[at]) >= 0) continue;
+      this.#places.enter(this.#block + i, this.#ids[at], this.#indexes[at]);
+    }
+    this.#block = this.#block + PIECE_CLUSTERS === this.#places.frames ? 0 : this.#block + PIECE_CLUSTERS;
+    if (this.#filled === PIECE_CLUSTERS && !this.#failed) this.#write();
+  }
+}

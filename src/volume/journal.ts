@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// The files of a vDisk's journal: it owns the segments, prepares the next one ahead, gives places to
+// records, syncs, and frees what is destaged.
+//
+//   folder:  <epoch>-<number>.seg …    oldest … open | prepared | spares (freed, to be renamed)
+//
+// Invariants: records go only into the open segment, which is of this service's own epoch; nothing
+// is ever appended to a segment of an older one (P-A3). A segment's name is durable before its first
+// record. After a failed write or sync nothing more is written: the volume halts (P-A2).
+
+import { assert } from "../base/assert.js";
+import { StorageError, messageOf } from "../base/errors.js";
+import { CLUSTER_BYTES } from "../base/units.js";
+import type { HandlerId } from "../platform/disk.js";
+import type { World } from "../platform/world.js";
+import * as wire from "../wire/generated/journal.js";
+import type { FramePool } from "./frames.js";
+import type { JournalBudget } from "./budget.js";
+import type { JournalIdentity } from "./record.js";
+import { Segment, segmentName } from "./segment.js";
+
+const SEGMENT_SLOTS_MAX = 65_000;
+/** Freed segments kept for reuse: their blocks are written already, which makes writes cheaper. */
+const SPARES_MAX = 8;
+const RETRY_MS = 1000;
+const SYNC_TAG = 1 << 20;
+
+export interface JournalOptions {
+  /** Absolute path of this vDisk's journal folder; exists. */
+  folder: string;
+  identity: JournalIdentity;
+  routerUuid: Uint8Array;
+  incarnation: number;
+  /** Bytes of a new segment. */
+  segmentBytes: number;
+  /** Most segments, prepared and spare ones included. */
+  segmentsMax: number;
+}
+
+export interface JournalEvents {
+  /** A segment's header is written: records in it may commit. */
+  onHeader(): void;
+  /** A segment was prepared or freed. */
+  onRoom(): void;
+  /** A round of syncs is done: all that was complete when it began is durable. */
+  onSynced(): void;
+  /** A write or sync failed; nothing may be acknowledged any more (P-A2). */
+  onFailed(what: string): void;
+}
+
+export class Journal {
+  readonly options: JournalOptions;
+  readonly #world: World;
+  readonly #headers: FramePool;
+  readonly #budget: JournalBudget;
+  readonly #events: JournalEvents;
+  readonly #handler: HandlerId;
+  readonly #bySlot: Array<Segment | null> = [];
+  readonly #headerFrames: number[] = [];
+  /** In use, oldest first; the last one is open once the journal is started. */
+  readonly #used: Segment[] = [];
+  readonly #spares: Segment[] = [];
+  #next: Segment | null = null;
+  #preparing: Promise<void> | null = null;
+  #numberNext = 1;
+  #syncsPending = 0;
+  readonly #tellRoom = () => this.#events.onRoom();
+  #syncFailed = false;
+  #stopping = false;
+  #removing = new Set<Promise<void>>();
+  /** Why no segment can be prepared now; null when one can. */
+  obstacle: string | null = null;
+
+  constructor(world: World, headers: FramePool, budget: JournalBudget, options: JournalOptions, events: JournalEvents) {
+    assert(options.segmentsMax >= 3, "a journal has an open, a prepared and a closed segment");
+    this.#world = world;
+    this.#headers = headers;
+    this.#budget = budget;
+    this.options = options;
+    this.#events = events;
+    this.#handler = world.disk.handler((tag, result) => this.#onDone(tag, result));
+  }
+
+  /** Takes over segments that recovery read, oldest first: sealed, never appended to. */
+  adopt(segments: readonly Segment[]): void {
+    assert(this.#used.length === 0, "segments are adopted before service");
+    for (const segment of segments) {
+      segment.sealed = true;
+      segment.headerWritten = true;
+      this.#bySlot[segment.slot] = segment;
+      this.#used.push(segment);
+      this.#budget.take(segment.bytes);
+    }
+  }
+
+  /** Opens the first segment of this epoch; its name is durable on return (P-A3). */
+  async start(firstSequence: number, sizeBytes: number): Promise<void> {
+    await this.#prepareOnce(true);
+    this.#world.turn.begin();
+    this.#openNext(firstSequence, sizeBytes, 0, 0);
+    this.#world.turn.end();
+  }
+
+  get open(): Segment {
+    const open = this.#used[this.#used.length - 1];
+    assert(open !== undefined && !open.sealed, "the journal is started");
+    return open;
+  }
+
+  get segments(): readonly Segment[] {
+    return this.#used;
+  }
+
+  /** Bytes of files in use, of the limit. */
+  get usedBytes(): number {
+    let bytes = 0;
+    for (const segment of this.#used) bytes += segment.sealed ? segment.bytes : segment.nextBlock * CLUSTER_BYTES;
+    return bytes;
+  }
+
+  segmentAt(slot: number): Segment {
+    const segment = this.#bySlot[slot];
+    assert(segment !== null && segment !== undefined, "a location names a segment in use");
+    return segment;
+  }
+
+  /**
+   * Makes room for a record of `blocks` in the open segment, switching to the prepared one when
+   * it does not fit. False: there is no room now; `onRoom` tells when to try again.
+   */
+  makeRoom(blocks: number, sequence: number, sizeBytes: number, hash: { header: number; body: number }): boolean {
+    const open = this.open;
+    assert(blocks < open.blocks, "a record fits a segment");
+    if (open.nextBlock + blocks <= open.blocks) {
+      if (open.nextBlock * 2 > open.blocks) this.#prepareAhead();
+      return true;
+    }
+    if (this.#next === null || this.#headers.free === 0) {
+      this.#prepareAhead();
+      return false;
+    }
+    open.sealed = true;
+    this.#openNext(sequence, sizeBytes, hash.header, hash.body);
+    return true;
+  }
+
+  /**
+   * Starts a round: fdatasync of every segment with completed, unsynced writes (P-D3). Answers
+   * false when there is nothing to sync. At most one round runs at a time.
+   */
+  sync(): boolean {
+    assert(this.#syncsPending === 0, "one round of syncs at a time");
+    for (const segment of this.#used) {
+      if (!segment.unsynced) continue;
+      segment.unsynced = false;
+      segment.syncing = true;
+      this.#syncsPending++;
+      this.#world.disk.sync(this.#handler, SYNC_TAG + segment.slot, segment.file);
+    }
+    return this.#syncsPending > 0;
+  }
+
+  get syncing(): boolean {
+    return this.#syncsPending > 0;
+  }
+
+  /** Frees segments whose records are all destaged and that nobody uses (P-A5). */
+  free(destagedSequence: number): void {
+    while (this.#used.length > 1) {
+      const oldest = this.#used[0]!;
+      if (!oldest.sealed || oldest.lastSequence > destagedSequence || !oldest.idle) return;
+      this.#used.shift();
+      this.#retire(oldest);
+    }
+  }
+
+  /** Segments that are no longer needed go at once; waits for what is in flight. */
+  async close(): Promise<void> {
+    this.#stopping = true;
+    await this.#preparing;
+    await Promise.all(this.#removing);
+    const open = [...this.#used, ...this.#spares];
+    if (this.#next) open.push(this.#next);
+    for (const segment of open) await this.#world.disk.close(segment.file);
+    for (const segment of open) this.#budget.give(segment.bytes);
+    for (const spare of this.#spares) await this.#world.disk.files.remove(spare.path);
+    if (this.#next) await this.#world.disk.files.remove(this.#next.path);
+    this.#used.length = 0;
+    this.#spares.length = 0;
+    this.#next = null;
+  }
+
+  #openNext(firstSequence: number, sizeBytes: number, hashHeader: number, hashBody: number): void {
+    const next = this.#next;
+    assert(next !== null, "the next segment is prepared");
+    this.#next = null;
+    next.firstSequence = firstSequence;
+    this.#used.push(next);
+    const { identity, routerUuid, incarnation } = this.options;
+    const frame = this.#headers.take();
+    const previousHash = new Uint8Array(8);
+    const view = new DataView(previousHash.buffer);
+    view.setUint32(0, hashHeader, true);
+    view.setUint32(4, hashBody, true);
+    wire.encodeJournalSegmentHeader(
+      {
+        clusterUuid: identity.clusterUuid,
+        vdiskUuid: identity.vdiskUuid,
+        ownerEpoch: identity.epoch,
+        segmentNumber: next.number,
+        bootId: this.#world.bootId,
+        routerUuid,
+        incarnation,
+        firstSequence,
+        previousHash,
+        sizeBytes,
+        segmentBytes: next.bytes,
+        createdMs: Math.floor(this.#world.clock.wallMs()),
+        appliedCount: 0,
+      },
+      this.#world.arena.bytes,
+      frame,
+    );
+    this.#headerFrames[next.slot] = frame;
+    next.writesInFlight++;
+    this.#world.disk.write(this.#handler, next.slot, next.file, 0, frame, CLUSTER_BYTES);
+  }
+
+  #onDone(tag: number, result: number): void {
+    if (tag >= SYNC_TAG) {
+      this.#onSynced(this.segmentAt(tag - SYNC_TAG), result);
+      return;
+    }
+    const segment = this.segmentAt(tag);
+    segment.writesInFlight--;
+    this.#headers.give(this.#headerFrames[tag]);
+    if (result !== CLUSTER_BYTES) {
+      this.#events.onFailed(`writing the header of ${segment.path} failed (${result})`);
+      return;
+    }
+    segment.headerWritten = true;
+    segment.unsynced = true;
+    this.#events.onHeader();
+  }
+
+  #onSynced(segment: Segment, result: number): void {
+    segment.syncing = false;
+    this.#syncsPending--;
+    if (result < 0) {
+      this.#syncFailed = true;
+      this.#events.onFailed(`fdatasync of ${segment.path} failed (${result})`);
+    }
+    if (this.#syncsPending === 0 && !this.#syncFailed) this.#events.onSynced();
+  }
+
+  #prepareAhead(): void {
+    if (this.#next !== null || this.#preparing !== null || this.#stopping) return;
+    if (this.#spares.length === 0 && !this.#mayAllocate()) {
+      this.obstacle = "the journal is full";
+      this.#budget.whenRoom(this.#tellRoom);
+      return;
+    }
+    this.#preparing = this.#prepare().finally(() => {
+      this.#preparing = null;
+    });
+  }
+
+  #mayAllocate(): boolean {
+    const { segmentBytes, segmentsMax } = this.options;
+    // The first two are free of the shared budget, so that no volume starves another for ever.
+    return this.#used.length < segmentsMax && (this.#used.length < 2 || this.#budget.has(segmentBytes));
+  }
+
+  async #prepare(): Promise<void> {
+    try {
+      await this.#prepareOnce(false);
+    } catch (error) {
+      // A full disk is back-pressure: writes wait, and it is tried again.
+      if (!(error instanceof StorageError)) throw error;
+      this.obstacle = messageOf(error);
+      this.#world.log.warn("no new journal segment", { reason: this.obstacle });
+      await this.#world.clock.sleep(RETRY_MS);
+    }
+    this.#events.onRoom();
+    this.#world.turn.request();
+  }
+
+  async #prepareOnce(must: boolean): Promise<void> {
+    assert(this.#next === null, "one segment is prepared at a time");
+    const { folder, identity, segmentBytes } = this.options;
+    const number = this.#numberNext;
+    const path = `${folder}/${segmentName(identity.epoch, number)}`;
+    const files = this.#world.disk.files;
+    const spare = this.#spares[this.#spares.length - 1];
+    if (spare) {
+      await files.rename(spare.path, path);
+      await files.syncFolder(folder);
+      this.#spares.pop();
+      this.#next = this.#register(spare.file, path, number, spare.bytes);
+      return;
+    }
+    assert(must || this.#mayAllocate(), "there is room for a segment");
+    this.#budget.take(segmentBytes);
+    const file = await this.#allocate(path, segmentBytes);
+    await files.syncFolder(folder);
+    this.#next = this.#register(file, path, number, segmentBytes);
+  }
+
+  async #allocate(path: string, bytes: number): Promise<number> {
+    const { disk } = this.#world;
+    const file = await disk.open(path, { create: true, exclusive: false, write: true, direct: true });
+    try {
+      await disk.allocateAsync(file, 0, bytes);
+      return file;
+    } catch (error) {
+      await disk.close(file);
+      await disk.files.remove(path);
+      this.#budget.give(bytes);
+      throw error;
+    }
+  }
+
+  #register(file: number, path: string, number: number, bytes: number): Segment {
+    this.#numberNext++;
+    this.obstacle = null;
+    let slot = this.#bySlot.findIndex((segment) => segment === null || segment === undefined);
+    if (slot < 0) slot = this.#bySlot.length;
+    assert(slot < SEGMENT_SLOTS_MAX, "segments fit the dirty map's locations");
+    const segment = new Segment({ slot, file, path, epoch: this.options.identity.epoch, number, bytes });
+    this.#bySlot[slot] = segment;
+    return segment;
+  }
+
+  /** A freed segment becomes a spare, or goes. Those of older epochs always go: a write of the dead
+   * process might still be on its way to them. */
+  #retire(segment: Segment): void {
+    this.#bySlot[segment.slot] = null;
+    const { identity, segmentBytes } = this.options;
+    const reusable = segment.epoch === identity.epoch && segment.bytes === segmentBytes;
+    if (reusable && this.#spares.length < SPARES_MAX && this.#budget.roomy) {
+      this.#spares.push(segment);
+      this.#events.onRoom();
+      return;
+    }
+    const removal = this.#remove(segment).finally(() => this.#removing.delete(removal));
+    this.#removing.add(removal);
+  }
+
+  async #remove(segment: Segment): Promise<void> {
+    await this.#world.disk.close(segment.file);
+    await this.#world.disk.files.remove(segment.path);
+    this.#budget.give(segment.bytes);
+    this.#events.onRoom();
+    this.#world.turn.request();
+  }
+}

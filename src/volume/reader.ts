@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads of all volumes of a thread. A job is a run of clusters and where to put them: a client's
+// request (job = slot) or the old content of a cluster that is written partly (jobs behind the
+// slots). Each cluster is looked up in this order, and the job is done when all have come:
+//
+//   dirty map ─► journal │ map page ─► zero │ memory cache │ disk cache │ backend, batched per turn
+//
+// Every cluster is checked against the CRC that dirty map or map entry state, whatever it came from,
+// before the job is done; a wrong one is fetched again, elsewhere if possible, and never served.
+// Nothing but reads from the backend makes objects or promises.
+
+import { assert } from "../base/assert.js";
+import { StorageError, messageOf } from "../base/errors.js";
+import type { ErrorKind } from "../base/errors.js";
+import { CLUSTER_BYTES } from "../base/units.js";
+import type { ObjectStore, ReadPart } from "../backend/store.js";
+import { SLOT_CLUSTERS_MAX } from "../nbd/target.js";
+import type { HandlerId } from "../platform/disk.js";
+import type { World } from "../platform/world.js";
+import { Found, blockOf, segmentSlotOf } from "./dirty.js";
+import type { DirtyMap } from "./dirty.js";
+import type { DiskCache } from "./diskcache.js";
+import type { Journal } from "./journal.js";
+import type { VolumeMap } from "./map.js";
+import { scoName } from "./names.js";
+import { PAGE_ENTRIES, SCO_ZERO } from "./page.js";
+import type { PageCache } from "./pagecache.js";
+import type { MemoryCache } from "./readcache.js";
+import type { Segment } from "./segment.js";
+import { SlotQueue } from "./slots.js";
+
+/** Jobs for the old content of partly written clusters. */
+export const INTERNAL_JOBS = 128;
+/** Disk reads in flight; jobs beyond wait. */
+const OPERATIONS_MAX = 2048;
+/** Parts of one call to the backend: replies of a call wait for its slowest part. */
+const PARTS_MAX = 16;
+const BACKEND_TIMEOUT_MS = 15_000;
+const ATTEMPTS_MAX = 4;
+const RETRY_FIRST_MS = 20;
+const RETRY_LAST_MS = 1000;
+const TWO_32 = 2 ** 32;
+
+const Source = { Zero: 0, Journal: 1, Memory: 2, Disk: 3, Backend: 4 } as const;
+
+const Failure = { None: 0, NotFound: 1, Unavailable: 2, Corrupt: 3, Closed: 4, Fenced: 5 } as const;
+type Failure = (typeof Failure)[keyof typeof Failure];
+
+/** What a volume shows to the reader. */
+export interface ReadSource {
+  readonly owner: number;
+  readonly dirty: DirtyMap;
+  readonly journal: Journal;
+  readonly map: VolumeMap;
+  readonly namespace: string;
+  readonly store: ObjectStore;
+  readonly name: string;
+  /** Set when the volume is halted or closed: reads fail with it. */
+  readonly failed: ErrorKind | null;
+  /** A job of this volume is done. */
+  onRead(job: number, error: ErrorKind | null): void;
+  /** The map in the store is damaged. */
+  onMapDamaged(reason: string): void;
+  /** Reads that wait for the backend. */
+  readsWaiting: number;
+  /** Calls to the backend that are under way (P-A5). */
+  readonly backendReads: Set<Promise<void>>;
+  /** Parts that leave at the end of this turn. */
+  readBatch: { parts: ReadPart[]; jobs: number[] } | null;
+  /** Counters of clusters, by where they came from. */
+  readonly readCounts: Float64Array;
+}
+
+export interface ReaderParts {
+  world: World;
+  slots: number;
+  pages: PageCache;
+  memory: MemoryCache;
+  disk: DiskCache | null;
+  /** How long a read waits for a backend that does not answer, before it fails. */
+  patienceMs: number;
+}
+
+export class Reader {
+  readonly #world: World;
+  readonly #pages: PageCache;
+  readonly #memory: MemoryCache;
+  readonly #cache: DiskCache | null;
+  readonly #patienceMs: number;
+  readonly #slots: number;
+  readonly #handler: HandlerId;
+  readonly #zeroCrc: number;
+
+  // Per job.
+  readonly #source: Array<ReadSource | null>;
+  readonly #first: Float64Array;
+  readonly #count: Uint32Array;
+  readonly #base: Uint32Array;
+  readonly #next: Uint32Array;
+  readonly #pending: Uint32Array;
+  readonly #failure: Uint8Array;
+  readonly #attempt: Uint8Array;
+  readonly #startedMs: Float64Array;
+  readonly #active: Uint8Array;
+  readonly #freeJobs: SlotQueue;
+
+  // Per cluster of a job: job × SLOT_CLUSTERS_MAX + i. A disk read's tag is that of its first.
+  readonly #expected: Uint32Array;
+  readonly #from: Uint8Array;
+  readonly #scoIds: Float64Array;
+  readonly #indexes: Uint32Array;
+  readonly #segments: Array<Segment | null>;
+  readonly #bytes: Uint32Array;
+
+  readonly #starved: SlotQueue;
+  #operations = 0;
+  readonly #batches: ReadSource[] = [];
+
+  constructor(parts: ReaderParts) {
+    const jobs = parts.slots + INTERNAL_JOBS;
+    const clusters = jobs * SLOT_CLUSTERS_MAX;
+    this.#world = parts.world;
+    this.#pages = parts.pages;
+    this.#memory = parts.memory;
+    this.#cache = parts.disk;
+    this.#patienceMs = parts.patienceMs;
+    this.#slots = parts.slots;
+    this.#source = new Array<ReadSource | null>(jobs).fill(null);
+    this.#first = new Float64Array(jobs);
+    this.#count = new Uint32Array(jobs);
+    this.#base = new Uint32Array(jobs);
+    this.#next = new Uint32Array(jobs);
+    this.#pending = new Uint32Array(jobs);
+    this.#failure = new Uint8Array(jobs);
+    this.#attempt = new Uint8Array(jobs);
+    this.#startedMs = new Float64Array(jobs);
+    this.#active = new Uint8Array(jobs);
+    this.#freeJobs = new SlotQueue(INTERNAL_JOBS);
+    for (let i = 0; i < INTERNAL_JOBS; i++) this.#freeJobs.push(parts.slots + i);
+    this.#expected = new Uint32Array(clusters);
+    this.#from = new Uint8Array(clusters);
+    this.#scoIds = new Float64Array(clusters);
+    this.#indexes = new Uint32Array(clusters);
+    this.#segments = new Array<Segment | null>(clusters).fill(null);
+    this.#bytes = new Uint32Array(clusters);
+    this.#starved = new SlotQueue(jobs);
+    this.#handler = parts.world.disk.handler((tag, result) => this.#onDisk(tag, result));
+    this.#zeroCrc = parts.world.codec.crc32cOf(new Uint8Array(CLUSTER_BYTES), 0);
+  }
+
+  get freeInternalJobs(): number {
+    return this.#freeJobs.count;
+  }
+
+  /** Reads `count` clusters from `first` on to arena offset `base`, for the request in `slot`. */
+  start(source: ReadSource, slot: number, first: number, count: number, base: number): void {
+    assert(slot < this.#slots, "a client's job is its slot");
+    this.#begin(source, slot, first, count, base);
+  }
+
+  /** Takes the number of an internal job; there must be one. */
+  takeInternal(): number {
+    return this.#freeJobs.shift();
+  }
+
+  /** Reads one cluster to `base`; `onRead` may be called before this returns. */
+  startInternal(source: ReadSource, job: number, cluster: number, base: number): void {
+    assert(job >= this.#slots, "an internal job is no slot");
+    this.#begin(source, job, cluster, 1, base);
+  }
+
+  /** Gives the number of an internal job back. */
+  endInternal(job: number): void {
+    assert(job >= this.#slots && this.#active[job] === 0, "an internal job has ended");
+    this.#freeJobs.push(job);
+  }
+
+  /** At the end of a turn: what was collected leaves. */
+  flush(): void {
+    if (this.#starved.count > 0) this.#resumeStarved();
+    if (this.#pages.anyWanted) this.#loadPages();
+    if (this.#batches.length > 0) this.#sendBatches();
+  }
+
+  #begin(source: ReadSource, job: number, first: number, count: number, base: number): void {
+    assert(this.#active[job] === 0 && count > 0 && count <= SLOT_CLUSTERS_MAX, "a job is begun once");
+    assert(base % CLUSTER_BYTES === 0, "clusters are read to aligned memory");
+    this.#active[job] = 1;
+    this.#source[job] = source;
+    this.#first[job] = first;
+    this.#count[job] = count;
+    this.#base[job] = base;
+    this.#attempt[job] = 0;
+    this.#startedMs[job] = 0;
+    this.#restart(job);
+  }
+
+  #restart(job: number): void {
+    this.#next[job] = 0;
+    this.#failure[job] = Failure.None;
+    this.#pending[job] = 1;
+    this.#resolve(job);
+  }
+
+  /** Finds clusters from #next on, until all are found or one has to be waited for. */
+  #resolve(job: number): void {
+    const source = this.#source[job]!;
+    const count = this.#count[job];
+    const first = this.#first[job];
+    let i = this.#next[job];
+    while (i < count) {
+      const found = source.dirty.find(first + i);
+      let taken = 0;
+      if (found === Found.Zero) taken = this.#zero(job, i);
+      else if (this.#operations >= OPERATIONS_MAX) taken = -1;
+      else if (found === Found.Data) taken = this.#fromJournal(source, job, i);
+      else taken = this.#fromMap(source, job, i);
+      if (taken === 0) {
+        this.#next[job] = i;
+        return;
+      }
+      if (taken < 0) {
+        this.#next[job] = i;
+        this.#starved.push(job);
+        return;
+      }
+      i += taken;
+    }
+    this.#next[job] = count;
+    this.#partDone(job);
+  }
+
+  #zero(job: number, i: number): number {
+    const at = this.#base[job] + i * CLUSTER_BYTES;
+    this.#world.arena.bytes.fill(0, at, at + CLUSTER_BYTES);
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    this.#expected[place] = this.#zeroCrc;
+    this.#from[place] = Source.Zero;
+    return 1;
+  }
+
+  /** Reads a run of clusters that lie one after the other in a segment; the first was just found. */
+  #fromJournal(source: ReadSource, job: number, i: number): number {
+    const dirty = source.dirty;
+    const location = dirty.location;
+    const segment = source.journal.segmentAt(segmentSlotOf(location));
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    const count = this.#count[job];
+    const first = this.#first[job];
+    let run = 0;
+    do {
+      this.#expected[place + run] = dirty.crc;
+      this.#from[place + run] = Source.Journal;
+      run++;
+    } while (
+      i + run < count &&
+      dirty.find(first + i + run) === Found.Data &&
+      dirty.location === location + run
+    );
+    segment.readers++;
+    this.#segments[place] = segment;
+    this.#readDisk(job, i, run, segment.file, blockOf(location));
+    return run;
+  }
+
+  #readDisk(job: number, i: number, run: number, file: number, block: number): void {
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    this.#bytes[place] = run * CLUSTER_BYTES;
+    this.#pending[job]++;
+    this.#operations++;
+    const into = this.#base[job] + i * CLUSTER_BYTES;
+    this.#world.disk.read(this.#handler, place, file, block * CLUSTER_BYTES, into, run * CLUSTER_BYTES);
+  }
+
+  #onDisk(tag: number, result: number): void {
+    const job = Math.floor(tag / SLOT_CLUSTERS_MAX);
+    const segment = this.#segments[tag];
+    this.#operations--;
+    if (segment) {
+      segment.readers--;
+      this.#segments[tag] = null;
+    }
+    if (result !== this.#bytes[tag]) this.#failure[job] = Failure.Corrupt;
+    this.#partDone(job);
+  }
+
+  /** 1 or more: clusters that are on their way; 0: a page is waited for; -1: starved. */
+  #fromMap(source: ReadSource, job: number, i: number): number {
+    const cluster = this.#first[job] + i;
+    const page = Math.floor(cluster / PAGE_ENTRIES);
+    const frame = this.#pages.find(source.owner, page);
+    if (frame < 0) return this.#pages.request(source.owner, page, job) ? 0 : -1;
+    const words = this.#pages.words;
+    const at = this.#pages.entryAt(frame, cluster);
+    const scoId = words[at] + words[at + 1] * TWO_32;
+    if (scoId <= SCO_ZERO) return this.#zero(job, i);
+    const index = words[at + 2];
+    this.#note(job, i, scoId, index, words[at + 3]);
+    const into = this.#base[job] + i * CLUSTER_BYTES;
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    if (this.#memory.read(scoId, index, into)) {
+      this.#from[place] = Source.Memory;
+      return 1;
+    }
+    const block = this.#cache === null ? -1 : this.#cache.find(scoId, index);
+    if (block >= 0) {
+      this.#from[place] = Source.Disk;
+      this.#readDisk(job, i, 1, this.#cache!.file, block);
+      return 1;
+    }
+    return this.#fromBackend(source, job, i, frame);
+  }
+
+  #note(job: number, i: number, scoId: number, index: number, crc: number): void {
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    this.#scoIds[place] = scoId;
+    this.#indexes[place] = index;
+    this.#expected[place] = crc;
+  }
+
+  /** A run that lies one after the other in a SCO and is in no cache; cluster i was just noted. */
+  #fromBackend(source: ReadSource, job: number, i: number, frame: number): number {
+    const words = this.#pages.words;
+    const first = this.#first[job];
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    const scoId = this.#scoIds[place];
+    const index = this.#indexes[place];
+    const pageEnd = (Math.floor((first + i) / PAGE_ENTRIES) + 1) * PAGE_ENTRIES;
+    const most = Math.min(this.#count[job], pageEnd - first);
+    this.#from[place] = Source.Backend;
+    let run = 1;
+    for (; i + run < most; run++) {
+      const at = this.#pages.entryAt(frame, first + i + run);
+      if (words[at] + words[at + 1] * TWO_32 !== scoId || words[at + 2] !== index + run) break;
+      if (source.dirty.find(first + i + run) !== Found.None || this.#cached(scoId, index + run)) break;
+      this.#note(job, i + run, scoId, index + run, words[at + 3]);
+      this.#from[place + run] = Source.Backend;
+    }
+    this.#pending[job]++;
+    const part: ReadPart = {
+      name: scoName(scoId),
+      offset: index * CLUSTER_BYTES,
+      bytes: run * CLUSTER_BYTES,
+      into: this.#base[job] + i * CLUSTER_BYTES,
+    };
+    if (source.readBatch === null) {
+      source.readBatch = { parts: [], jobs: [] };
+      this.#batches.push(source);
+      this.#world.turn.request();
+    }
+    source.readBatch.parts.push(part);
+    source.readBatch.jobs.push(job);
+    return run;
+  }
+
+  #cached(scoId: number, index: number): boolean {
+    return this.#memory.has(scoId, index) || (this.#cache !== null && this.#cache.find(scoId, index) >= 0);
+  }
+
+  #sendBatches(): void {
+    for (const source of this.#batches.splice(0, this.#batches.length)) {
+      const batch = source.readBatch!;
+      source.readBatch = null;
+      for (let from = 0; from < batch.parts.length; ) {
+        // What failed before goes alone, so that it cannot fail others again.
+        let to = from + 1;
+        const alone = this.#attempt[batch.jobs[from]!]! > 0;
+        while (!alone && to < batch.parts.length && to - from < PARTS_MAX && this.#attempt[batch.jobs[to]!] === 0) to++;
+        const call = this.#callBackend(source, batch.parts.slice(from, to), batch.jobs.slice(from, to));
+        source.backendReads.add(call);
+        void call.finally(() => source.backendReads.delete(call));
+        from = to;
+      }
+    }
+  }
+
+  async #callBackend(source: ReadSource, parts: ReadPart[], jobs: number[]): Promise<void> {
+    let failure: Failure = Failure.None;
+    try {
+      await source.store.read(source.namespace, parts, BACKEND_TIMEOUT_MS);
+    } catch (error) {
+      failure = failureOf(error);
+    }
+    this.#world.turn.begin();
+    for (const job of jobs) {
+      if (failure !== Failure.None) this.#failure[job] = failure;
+      this.#partDone(job);
+    }
+    this.#world.turn.end();
+  }
+
+  #loadPages(): void {
+    const frames = this.#pages.takeWanted();
+    const byOwner = new Map<number, number[]>();
+    for (const frame of frames) {
+      const owner = this.#pages.ownerOf(frame);
+      const list = byOwner.get(owner);
+      if (list) list.push(frame);
+      else byOwner.set(owner, [frame]);
+    }
+    for (const list of byOwner.values()) void this.#loadFrames(list);
+  }
+
+  async #loadFrames(frames: number[]): Promise<void> {
+    const source = this.#sources.get(this.#pages.ownerOf(frames[0]!));
+    let failure: Failure = Failure.None;
+    let reason = "";
+    try {
+      if (source === undefined) failure = Failure.Closed;
+      else await source.map.loadFrames(frames);
+    } catch (error) {
+      failure = failureOf(error);
+      reason = messageOf(error);
+    }
+    this.#world.turn.begin();
+    for (const frame of frames) {
+      if (failure === Failure.None) this.#pages.loaded(frame, (job) => this.#resolve(job));
+      else this.#pages.failed(frame, (job) => this.#giveUp(job, failure));
+    }
+    if (failure === Failure.Corrupt) source?.onMapDamaged(reason);
+    this.#world.turn.end();
+    this.#world.turn.request();
+  }
+
+  readonly #sources = new Map<number, ReadSource>();
+
+  /** Makes a volume known, so that its pages can be loaded. */
+  attach(source: ReadSource): void {
+    this.#sources.set(source.owner, source);
+  }
+
+  detach(source: ReadSource): void {
+    this.#sources.delete(source.owner);
+  }
+
+  /** A job that cannot find the rest of its clusters. */
+  #giveUp(job: number, failure: Failure): void {
+    this.#failure[job] = failure;
+    this.#next[job] = this.#count[job];
+    this.#partDone(job);
+  }
+
+  #resumeStarved(): void {
+    for (let n = this.#starved.count; n > 0 && this.#operations < (OPERATIONS_MAX * 3) / 4; n--) {
+      this.#resolve(this.#starved.shift());
+    }
+    if (this.#starved.count > 0 && this.#operations === 0) this.#world.turn.request();
+  }
+
+  #partDone(job: number): void {
+    assert(this.#pending[job] > 0, "a part is done once");
+    this.#pending[job]--;
+    if (this.#pending[job] > 0) return;
+    if (this.#failure[job] === Failure.None) this.#verify(job);
+    if (this.#failure[job] === Failure.None) this.#succeed(job);
+    else this.#failed(job);
+  }
+
+  /** P-A5, P-E1: the cluster's own CRC is verified last; it catches the wrong block as well. */
+  #verify(job: number): void {
+    const count = this.#count[job];
+    const at = job * SLOT_CLUSTERS_MAX;
+    const bad = this.#world.codec.crc32cVerify(this.#base[job], count, this.#expected, at);
+    if (bad < 0) return;
+    this.#failure[job] = Failure.Corrupt;
+    for (let i = bad; i < count; i++) {
+      if (this.#from[at + i] < Source.Memory) continue;
+      this.#memory.forget(this.#scoIds[at + i], this.#indexes[at + i]);
+      this.#cache?.forget(this.#scoIds[at + i], this.#indexes[at + i]);
+    }
+    const source = this.#source[job]!;
+    this.#world.log.warn("a cluster's checksum is wrong", {
+      vdisk: source.name,
+      cluster: this.#first[job] + bad,
+      from: this.#from[at + bad],
+      attempt: this.#attempt[job],
+    });
+  }
+
+  #succeed(job: number): void {
+    const count = this.#count[job];
+    const at = job * SLOT_CLUSTERS_MAX;
+    const counts = this.#source[job]!.readCounts;
+    for (let i = 0; i < count; i++) {
+      const from = this.#from[at + i];
+      counts[from]++;
+      if (from < Source.Disk) continue;
+      const memory = this.#base[job] + i * CLUSTER_BYTES;
+      this.#memory.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
+      if (from === Source.Backend) this.#cache?.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
+    }
+    this.#end(job, null);
+  }
+
+  #failed(job: number): void {
+    const source = this.#source[job]!;
+    const failure = this.#failure[job] as Failure;
+    const now = this.#world.clock.nowMs();
+    if (this.#startedMs[job] === 0) this.#startedMs[job] = now;
+    this.#attempt[job] = Math.min(this.#attempt[job] + 1, 200);
+    const attempt = this.#attempt[job];
+    const waits = failure === Failure.Unavailable && now - this.#startedMs[job] < this.#patienceMs;
+    const again = (failure === Failure.NotFound || failure === Failure.Corrupt) && attempt < ATTEMPTS_MAX;
+    if (source.failed !== null || !(waits || again)) {
+      this.#end(job, source.failed ?? kindOf(failure));
+      return;
+    }
+    // P-A5: look the map up again, from the store, before it is an error.
+    if (failure === Failure.NotFound) this.#forgetPages(job);
+    const delayMs = Math.min(RETRY_FIRST_MS * 2 ** Math.min(attempt - 1, 10), RETRY_LAST_MS);
+    source.readsWaiting++;
+    this.#world.clock.after(delayMs, () => {
+      source.readsWaiting--;
+      this.#world.turn.begin();
+      if (source.failed === null) this.#restart(job);
+      else this.#end(job, source.failed);
+      this.#world.turn.end();
+    });
+  }
+
+  #forgetPages(job: number): void {
+    const source = this.#source[job]!;
+    const last = this.#first[job] + this.#count[job] - 1;
+    for (let page = Math.floor(this.#first[job] / PAGE_ENTRIES); page <= Math.floor(last / PAGE_ENTRIES); page++) {
+      this.#pages.forget(source.owner, page);
+    }
+  }
+
+  #end(job: number, error: ErrorKind | null): void {
+    const source = this.#source[job]!;
+    this.#active[job] = 0;
+    this.#source[job] = null;
+    source.onRead(job, error);
+  }
+}
+
+function failureOf(error: unknown): Failure {
+  if (!(error instanceof StorageError)) throw error;
+  if (error.code === "OVS_NOT_FOUND") return Failure.NotFound;
+  switch (error.kind) {
+    case "corrupt":
+      return Failure.Corrupt;
+    case "closed":
+      return Failure.Closed;
+    case "fenced":
+      return Failure.Fenced;
+    case "invalid":
+    case "full":
+    case "unavailable":
+      return Failure.Unavailable;
+  }
+}
+
+function kindOf(failure: Failure): ErrorKind {
+  if (failure === Failure.Closed) return "closed";
+  if (failure === Failure.Fenced) return "fenced";
+  return failure === Failure.Unavailable ? "unavailable" : "corrupt";
+}
