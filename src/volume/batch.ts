@@ -3,8 +3,8 @@
 // cluster, sorted by address, and the ranges that read zeroes (P-A1).
 
 import type { Clock } from "../platform/world.js";
-import { LOCATION_ZERO } from "./dirty.js";
 import type { Layer } from "./dirty.js";
+import { LOCATION_ZERO } from "./dirty.js";
 
 /** Entries looked at between two looks at the loop. */
 const SLICE = 4096;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// BLOCK_STATUS: which parts of a range have data. A window of clusters is painted, oldest first: the
-// map, then the layers of the dirty map. Empty stretches are jumped over, so that the status of an
-// empty 16 TiB is one look. The answer may end before the range does, as the protocol allows.
+// BLOCK_STATUS: which parts of a range have data. A window of clusters is painted, oldest first:
+// the map, then the layers of the dirty map. Empty stretches are jumped over, so that the status of
+// an empty 16 TiB is one look. The answer may end before the range does, as the protocol allows.
 
 import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import { RequestFlag, SLOT_CLUSTERS_MAX } from "../nbd/target.js";
-import { Found } from "./dirty.js";
 import type { DirtyMap } from "./dirty.js";
-import { ENTRY_WORDS, PAGE_ENTRIES, SCO_ZERO } from "./page.js";
+import { Found } from "./dirty.js";
 import type { PageView } from "./page.js";
+import { ENTRY_WORDS, PAGE_ENTRIES, SCO_ZERO } from "./page.js";
 import type { Volume } from "./volume.js";
 
 const WINDOW_PAGES = 64;
@@ -30,7 +30,11 @@ class Extents {
 
   add(clusters: number, data: boolean): void {
     const last = this.lengths.length - 1;
-    if (last >= 0 && this.hasData[last] === data && this.lengths[last]! + clusters <= EXTENT_CLUSTERS_MAX) {
+    if (
+      last >= 0 &&
+      this.hasData[last] === data &&
+      this.lengths[last]! + clusters <= EXTENT_CLUSTERS_MAX
+    ) {
       this.lengths[last]! += clusters;
       return;
     }
@@ -47,7 +51,12 @@ export async function answerBlockStatus(volume: Volume, slot: number): Promise<v
   const limit = (requests.flags[slot] & RequestFlag.ReqOne) !== 0 ? 1 : EXTENTS_MAX;
   let extents: Extents;
   try {
-    extents = await collect(volume, Math.floor(offset / CLUSTER_BYTES), Math.ceil(bytesEnd / CLUSTER_BYTES), limit);
+    extents = await collect(
+      volume,
+      Math.floor(offset / CLUSTER_BYTES),
+      Math.ceil(bytesEnd / CLUSTER_BYTES),
+      limit,
+    );
   } catch (error) {
     if (!(error instanceof StorageError)) throw error;
     world.turn.begin();
@@ -84,7 +93,12 @@ function write(volume: Volume, slot: number, extents: Extents, limit: number): n
   return written;
 }
 
-async function collect(volume: Volume, first: number, end: number, limit: number): Promise<Extents> {
+async function collect(
+  volume: Volume,
+  first: number,
+  end: number,
+  limit: number,
+): Promise<Extents> {
   const extents = new Extents();
   const paint = new Uint8Array(WINDOW_CLUSTERS);
   let cluster = first;
@@ -112,7 +126,12 @@ async function collect(volume: Volume, first: number, end: number, limit: number
   return extents;
 }
 
-async function paintMap(volume: Volume, paint: Uint8Array, first: number, end: number): Promise<void> {
+async function paintMap(
+  volume: Volume,
+  paint: Uint8Array,
+  first: number,
+  end: number,
+): Promise<void> {
   const pages = {
     page: Math.floor(first / PAGE_ENTRIES),
     endPage: Math.ceil(end / PAGE_ENTRIES),
@@ -121,7 +140,13 @@ async function paintMap(volume: Volume, paint: Uint8Array, first: number, end: n
   await volume.map.scan(pages, (page, view) => paintPage(paint, page, view, first, end));
 }
 
-function paintPage(paint: Uint8Array, page: number, view: PageView, first: number, end: number): void {
+function paintPage(
+  paint: Uint8Array,
+  page: number,
+  view: PageView,
+  first: number,
+  end: number,
+): void {
   for (let entry = 0; entry < PAGE_ENTRIES; entry++) {
     const cluster = page * PAGE_ENTRIES + entry;
     if (cluster < first || cluster >= end) continue;
@@ -151,9 +176,14 @@ async function nextData(volume: Volume, from: number): Promise<number> {
   const sizeClusters = Math.ceil(volume.sizeBytes / CLUSTER_BYTES);
   let next = sizeClusters;
   for (const layer of volume.dirty.layers) {
-    if (layer.entries > 0) next = Math.min(next, lowerBound(layer.sortedClusters(), from, sizeClusters));
+    if (layer.entries > 0)
+      next = Math.min(next, lowerBound(layer.sortedClusters(), from, sizeClusters));
   }
-  const options = { page: Math.floor(from / PAGE_ENTRIES), endPage: Math.ceil(next / PAGE_ENTRIES), limit: 2 };
+  const options = {
+    page: Math.floor(from / PAGE_ENTRIES),
+    endPage: Math.ceil(next / PAGE_ENTRIES),
+    limit: 2,
+  };
   if (options.page >= options.endPage) return next;
   let page = -1;
   await volume.map.scan(options, (found) => {

@@ -43,7 +43,9 @@ export interface VolumeConfig {
 
 /** Marks that the owner keeps in the registry. */
 export interface VolumeMarks {
-  /** Before the first write after a clean state is acknowledged: from here on the journal is needed. */
+  /**
+   * Before the first write after a clean state is acknowledged: from here on the journal is needed.
+   */
   dirty(): Promise<void>;
   /** Everything up to TLog `tlogNumber` is in the backend, and nothing else was acknowledged. */
   clean(tlogNumber: number): Promise<void>;

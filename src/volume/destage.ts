@@ -8,24 +8,24 @@
 // that the backend is a crash-consistent prefix at every moment (P-A1). What fails for want of a
 // backend is tried again for ever, from where it failed; a newer owner halts the volume.
 
-import { assert } from "../base/assert.js";
-import { StorageError, hasCode, messageOf } from "../base/errors.js";
-import { deferred, settleAll } from "../base/sync.js";
-import type { Deferred } from "../base/sync.js";
-import { CLUSTER_BYTES } from "../base/units.js";
 import type { PutRequest } from "../backend/store.js";
-import { fixedNumber } from "../registry/registry.js";
+import { assert } from "../base/assert.js";
+import { hasCode, messageOf, StorageError } from "../base/errors.js";
+import type { Deferred } from "../base/sync.js";
+import { deferred, settleAll } from "../base/sync.js";
+import { CLUSTER_BYTES } from "../base/units.js";
 import type { Compare } from "../registry/registry.js";
-import { bytesTlog, encodeTlog } from "../wire/generated/tlog.js";
+import { fixedNumber } from "../registry/registry.js";
 import type { Tlog, TlogEntry } from "../wire/generated/tlog.js";
-import { layerContent } from "./batch.js";
+import { bytesTlog, encodeTlog } from "../wire/generated/tlog.js";
 import type { BatchContent } from "./batch.js";
+import { layerContent } from "./batch.js";
 import type { Layer } from "./dirty.js";
 import { Maintenance } from "./maintenance.js";
 import { scoIdOf, scoName, tlogKey, tlogName } from "./names.js";
 import { putObject } from "./objects.js";
-import { ScoBuilder } from "./scobuilder.js";
 import type { BuiltSco } from "./scobuilder.js";
+import { ScoBuilder } from "./scobuilder.js";
 import type { Volume } from "./volume.js";
 
 const RETRY_FIRST_MS = 200;
@@ -81,7 +81,9 @@ export class Destager {
     const timer = this.#volume.thread.world.clock.after(timeoutMs, () => {
       this.#waiters = this.#waiters.filter((other) => other !== waiter);
       const why = this.obstacle ?? "destage is not done";
-      done.reject(new StorageError("OVS_TIMEOUT", `${this.#volume.name}: after ${timeoutMs} ms ${why}`));
+      done.reject(
+        new StorageError("OVS_TIMEOUT", `${this.#volume.name}: after ${timeoutMs} ms ${why}`),
+      );
     });
     try {
       await done.promise;
@@ -110,7 +112,11 @@ export class Destager {
    * when the volume stops or halts instead.
    */
   async persist<T>(step: () => Promise<T>): Promise<T | null> {
-    for (let delayMs = RETRY_FIRST_MS; !this.#stopping; delayMs = Math.min(2 * delayMs, RETRY_LAST_MS)) {
+    for (
+      let delayMs = RETRY_FIRST_MS;
+      !this.#stopping;
+      delayMs = Math.min(2 * delayMs, RETRY_LAST_MS)
+    ) {
       try {
         const result = await step();
         this.obstacle = null;
@@ -223,7 +229,8 @@ export class Destager {
       const result = await store.put(request);
       this.counts.storedBytes += result.storedBytes;
     } catch (error) {
-      // Ids are unique, so that one which exists is this very SCO, of an attempt that seemed to fail.
+      // Ids are unique, so that one which exists is this very SCO, of an attempt that seemed to
+      // fail.
       if (!hasCode(error, "OVS_EXISTS")) throw error;
     }
     this.counts.putBytes += sco.bytes;
@@ -300,7 +307,10 @@ export class Destager {
 
   /** For logs: what went wrong in something that is tried again by itself. */
   warn(message: string, error: unknown): void {
-    this.#volume.thread.world.log.warn(message, { vdisk: this.#volume.name, reason: messageOf(error) });
+    this.#volume.thread.world.log.warn(message, {
+      vdisk: this.#volume.name,
+      reason: messageOf(error),
+    });
   }
 }
 

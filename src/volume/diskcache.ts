@@ -48,7 +48,12 @@ export class DiskCache {
     const blocks = Math.floor(bytes / CLUSTER_BYTES / PIECE_CLUSTERS) * PIECE_CLUSTERS;
     if (blocks === 0) return null;
     try {
-      const file = await world.disk.open(path, { create: true, exclusive: false, write: true, direct: true });
+      const file = await world.disk.open(path, {
+        create: true,
+        exclusive: false,
+        write: true,
+        direct: true,
+      });
       await world.disk.allocateAsync(file, 0, blocks * CLUSTER_BYTES);
       return new DiskCache(world, file, blocks);
     } catch (error) {
@@ -76,7 +81,8 @@ export class DiskCache {
 
   /** Keeps a copy of a verified cluster, unless the disk is behind. */
   insert(scoId: number, index: number, from: number): void {
-    if (this.#failed || this.#filled === PIECE_CLUSTERS || this.#places.find(scoId, index) >= 0) return;
+    if (this.#failed || this.#filled === PIECE_CLUSTERS || this.#places.find(scoId, index) >= 0)
+      return;
     const at = this.#half * PIECE_CLUSTERS + this.#filled;
     this.#world.arena.bytes.copyWithin(
       this.#region + at * CLUSTER_BYTES,
@@ -130,7 +136,8 @@ export class DiskCache {
       if (this.#places.find(this.#ids[at], this.#indexes[at]) >= 0) continue;
       this.#places.enter(this.#block + i, this.#ids[at], this.#indexes[at]);
     }
-    this.#block = this.#block + PIECE_CLUSTERS === this.#places.frames ? 0 : this.#block + PIECE_CLUSTERS;
+    this.#block =
+      this.#block + PIECE_CLUSTERS === this.#places.frames ? 0 : this.#block + PIECE_CLUSTERS;
     if (this.#filled === PIECE_CLUSTERS && !this.#failed) this.#write();
   }
 }

@@ -31,7 +31,10 @@ export class FramePool {
 
   give(frame: number): void {
     const index = (frame - this.#first) / CLUSTER_BYTES;
-    assert(Number.isInteger(index) && index >= 0 && index < this.#free.length, "the frame is of this pool");
+    assert(
+      Number.isInteger(index) && index >= 0 && index < this.#free.length,
+      "the frame is of this pool",
+    );
     assert(this.#count < this.#free.length, "a frame is given once");
     this.#free[this.#count++] = frame;
   }

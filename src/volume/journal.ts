@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The files of a vDisk's journal: it owns the segments, prepares the next one ahead, gives places to
-// records, syncs, and frees what is destaged.
+// The files of a vDisk's journal: it owns the segments, prepares the next one ahead, gives places
+// to records, syncs, and frees what is destaged.
 //
 //   folder:  <epoch>-<number>.seg …    oldest … open | prepared | spares (freed, to be renamed)
 //
 // Invariants: records go only into the open segment, which is of this service's own epoch; nothing
-// is ever appended to a segment of an older one (P-A3). A segment's name is durable before its first
-// record. After a failed write or sync nothing more is written: the volume halts (P-A2).
+// is ever appended to a segment of an older one (P-A3). A segment's name is durable before its
+// first record. After a failed write or sync nothing more is written: the volume halts (P-A2).
 
 import { assert } from "../base/assert.js";
-import { StorageError, messageOf } from "../base/errors.js";
+import { messageOf, StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
 import * as wire from "../wire/generated/journal.js";
-import type { FramePool } from "./frames.js";
 import type { JournalBudget } from "./budget.js";
+import type { FramePool } from "./frames.js";
 import type { JournalIdentity } from "./record.js";
 import { Segment, segmentName } from "./segment.js";
 
@@ -71,7 +71,13 @@ export class Journal {
   /** Why no segment can be prepared now; null when one can. */
   obstacle: string | null = null;
 
-  constructor(world: World, headers: FramePool, budget: JournalBudget, options: JournalOptions, events: JournalEvents) {
+  constructor(
+    world: World,
+    headers: FramePool,
+    budget: JournalBudget,
+    options: JournalOptions,
+    events: JournalEvents,
+  ) {
     assert(options.segmentsMax >= 3, "a journal has an open, a prepared and a closed segment");
     this.#world = world;
     this.#headers = headers;
@@ -114,7 +120,8 @@ export class Journal {
   /** Bytes of files in use, of the limit. */
   get usedBytes(): number {
     let bytes = 0;
-    for (const segment of this.#used) bytes += segment.sealed ? segment.bytes : segment.nextBlock * CLUSTER_BYTES;
+    for (const segment of this.#used)
+      bytes += segment.sealed ? segment.bytes : segment.nextBlock * CLUSTER_BYTES;
     return bytes;
   }
 
@@ -128,7 +135,12 @@ export class Journal {
    * Makes room for a record of `blocks` in the open segment, switching to the prepared one when
    * it does not fit. False: there is no room now; `onRoom` tells when to try again.
    */
-  makeRoom(blocks: number, sequence: number, sizeBytes: number, hash: { header: number; body: number }): boolean {
+  makeRoom(
+    blocks: number,
+    sequence: number,
+    sizeBytes: number,
+    hash: { header: number; body: number },
+  ): boolean {
     const open = this.open;
     assert(blocks < open.blocks, "a record fits a segment");
     if (open.nextBlock + blocks <= open.blocks) {
@@ -268,7 +280,9 @@ export class Journal {
   #mayAllocate(): boolean {
     const { segmentBytes, segmentsMax } = this.options;
     // The first two are free of the shared budget, so that no volume starves another for ever.
-    return this.#used.length < segmentsMax && (this.#used.length < 2 || this.#budget.has(segmentBytes));
+    return (
+      this.#used.length < segmentsMax && (this.#used.length < 2 || this.#budget.has(segmentBytes))
+    );
   }
 
   async #prepare(): Promise<void> {
@@ -308,7 +322,12 @@ export class Journal {
 
   async #allocate(path: string, bytes: number): Promise<number> {
     const { disk } = this.#world;
-    const file = await disk.open(path, { create: true, exclusive: false, write: true, direct: true });
+    const file = await disk.open(path, {
+      create: true,
+      exclusive: false,
+      write: true,
+      direct: true,
+    });
     try {
       await disk.allocateAsync(file, 0, bytes);
       return file;
@@ -326,7 +345,14 @@ export class Journal {
     let slot = this.#bySlot.findIndex((segment) => segment === null || segment === undefined);
     if (slot < 0) slot = this.#bySlot.length;
     assert(slot < SEGMENT_SLOTS_MAX, "segments fit the dirty map's locations");
-    const segment = new Segment({ slot, file, path, epoch: this.options.identity.epoch, number, bytes });
+    const segment = new Segment({
+      slot,
+      file,
+      path,
+      epoch: this.options.identity.epoch,
+      number,
+      bytes,
+    });
     this.#bySlot[slot] = segment;
     return segment;
   }

@@ -5,7 +5,7 @@
 import { StorageError } from "../base/errors.js";
 import type { TlogRelocation } from "../wire/generated/tlog.js";
 import type { Destager } from "./destage.js";
-import { SCO_PREFIX, numberOf, scoIdOf, scoName } from "./names.js";
+import { numberOf, SCO_PREFIX, scoIdOf, scoName } from "./names.js";
 import type { Volume } from "./volume.js";
 
 const LIST_LIMIT = 1000;

@@ -10,29 +10,29 @@
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
 import type { KvBatch, KvEntry, KvStore } from "../platform/kv.js";
-import { decodeMapMark, packMapMark } from "../wire/generated/map.js";
 import type { MapMark } from "../wire/generated/map.js";
+import { decodeMapMark, packMapMark } from "../wire/generated/map.js";
 import type { Tlog, TlogData, TlogRelocation } from "../wire/generated/tlog.js";
 import { setNodeBits } from "./nodes.js";
+import type { PageView } from "./page.js";
 import {
   BITS_WORDS,
   DELTA_BASE,
   DELTA_CHANGES,
-  ENTRY_WORDS,
-  PAGE_ENTRIES,
-  PAGE_WORDS,
-  SCO_ABSENT,
-  SCO_ZERO,
   decodePage,
+  ENTRY_WORDS,
   encodePage,
   markKey,
+  PAGE_ENTRIES,
+  PAGE_WORDS,
   pageKey,
   parsePageKey,
   parseScoKey,
+  SCO_ABSENT,
+  SCO_ZERO,
   scoKey,
   treeRange,
 } from "./page.js";
-import type { PageView } from "./page.js";
 import type { PageCache } from "./pagecache.js";
 import { ScoTable } from "./scos.js";
 
@@ -205,7 +205,9 @@ export class VolumeMap {
   }
 
   /** Nodes above the leaves, all of them (few), for checkpoints. */
-  async nodes(reader: Pick<KvStore, "range">): Promise<Array<{ level: number; page: number; content: Uint8Array }>> {
+  async nodes(
+    reader: Pick<KvStore, "range">,
+  ): Promise<Array<{ level: number; page: number; content: Uint8Array }>> {
     const nodes: Array<{ level: number; page: number; content: Uint8Array }> = [];
     let first = pageKey(this.#tree, 1, 0, DELTA_BASE);
     const { end } = treeRange("page", this.#tree);
@@ -222,7 +224,8 @@ export class VolumeMap {
 
   #loadSco(entry: KvEntry): void {
     const view = new DataView(entry.value.buffer, entry.value.byteOffset, entry.value.byteLength);
-    if (entry.value.byteLength !== 8) throw new StorageError("OVS_CORRUPT", "a SCO's counts are damaged");
+    if (entry.value.byteLength !== 8)
+      throw new StorageError("OVS_CORRUPT", "a SCO's counts are damaged");
     this.scos.load(parseScoKey(entry.key), view.getUint32(0, true), view.getUint32(4, true));
   }
 
@@ -253,7 +256,10 @@ export class VolumeMap {
       for (; to < changes.count; to++) {
         const page = Math.floor(changes.cluster(to) / PAGE_ENTRIES);
         if (page === pages[pages.length - 1]) continue;
-        assert(pages.length === 0 || page > pages[pages.length - 1]!, "changes are in order of clusters");
+        assert(
+          pages.length === 0 || page > pages[pages.length - 1]!,
+          "changes are in order of clusters",
+        );
         if (pages.length === CHUNK_PAGES) break;
         pages.push(page);
       }
@@ -262,7 +268,12 @@ export class VolumeMap {
     }
   }
 
-  async #applyChunk(changes: Changes, from: number, to: number, pages: readonly number[]): Promise<void> {
+  async #applyChunk(
+    changes: Changes,
+    from: number,
+    to: number,
+    pages: readonly number[],
+  ): Promise<void> {
     await this.#loadWork(pages);
     let at = 0;
     for (let i = from; i < to; i++) {
@@ -443,7 +454,12 @@ function pageParts(entries: readonly KvEntry[], i: number) {
 }
 
 function scratchView(): PageView {
-  return { words: new Uint32Array(PAGE_WORDS), at: 0, bits: new Uint32Array(BITS_WORDS), bitsAt: 0 };
+  return {
+    words: new Uint32Array(PAGE_WORDS),
+    at: 0,
+    bits: new Uint32Array(BITS_WORDS),
+    bitsAt: 0,
+  };
 }
 
 function successor(key: Uint8Array): Uint8Array {

@@ -43,7 +43,9 @@ export async function setNodeBits(
   }
 }
 
-/** Sets the bits of the children [from, to) in the nodes of one level; these are at most two nodes. */
+/**
+ * Sets the bits of the children [from, to) in the nodes of one level; these are at most two nodes.
+ */
 async function setRange(
   kv: Pick<KvStore, "get">,
   batch: KvBatch,

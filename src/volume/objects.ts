@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole small objects of a vDisk (TLogs, checkpoints) read into memory of their own.
 
+import type { ObjectInfo, ObjectStore } from "../backend/store.js";
 import { alignUp } from "../base/bytes.js";
 import { CLUSTER_BYTES } from "../base/units.js";
-import type { ObjectInfo, ObjectStore } from "../backend/store.js";
 import type { VolumeThread } from "./thread.js";
 
 const LIST_LIMIT = 1000;
@@ -36,7 +36,11 @@ export async function readObject(
   const bytes = alignUp(object.bytes, CLUSTER_BYTES);
   const memory = await thread.destagePool.take(bytes);
   try {
-    await store.read(namespace, [{ name: object.name, offset: 0, bytes, into: memory }], READ_TIMEOUT_MS);
+    await store.read(
+      namespace,
+      [{ name: object.name, offset: 0, bytes, into: memory }],
+      READ_TIMEOUT_MS,
+    );
     return thread.world.arena.slice(memory, object.bytes).slice();
   } finally {
     thread.destagePool.give(memory);
@@ -47,7 +51,10 @@ export async function readObject(
 export async function putObject(
   thread: VolumeThread,
   store: ObjectStore,
-  request: Pick<Parameters<ObjectStore["put"]>[0], "namespace" | "name" | "ownerEpoch" | "extras" | "timeoutMs">,
+  request: Pick<
+    Parameters<ObjectStore["put"]>[0],
+    "namespace" | "name" | "ownerEpoch" | "extras" | "timeoutMs"
+  >,
   content: { bytes: number; encode(target: Uint8Array, at: number): void },
 ): Promise<{ bytes: number; storedBytes: number }> {
   const { world, destagePool } = thread;

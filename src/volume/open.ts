@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opening a vDisk on a thread: fence, map, journal, then service. The caller has claimed the epoch in
-// the registry before (P-A4), and admits requests only after this returns.
+// Opening a vDisk on a thread: fence, map, journal, then service. The caller has claimed the epoch
+// in the registry before (P-A4), and admits requests only after this returns.
 //
-//   fence (P-C5) ─► map up to the last TLog (P-A9) ─► journal replayed (P-A3) ─► new segment ─► serve
+//   fence (P-C5) ─► map up to the last TLog (P-A9) ─► journal replayed (P-A3) ─► new segment ─►
+// serve
 
+import type { ObjectStore } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import { formatUuid } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES, GIB, MIB } from "../base/units.js";
-import type { ObjectStore } from "../backend/store.js";
 import type { MapMark } from "../wire/generated/map.js";
 import type { VolumeConfig, VolumeMarks } from "./config.js";
 import { DirtyMap } from "./dirty.js";
@@ -16,8 +17,8 @@ import { Journal } from "./journal.js";
 import { VolumeMap } from "./map.js";
 import { EPOCH_MAX } from "./names.js";
 import { catchUp } from "./rebuild.js";
-import { RECOVERY_MEMORY_BYTES, Recovery } from "./recovery.js";
 import type { Recovered } from "./recovery.js";
+import { RECOVERY_MEMORY_BYTES, Recovery } from "./recovery.js";
 import type { VolumeThread } from "./thread.js";
 import { Volume } from "./volume.js";
 
@@ -68,7 +69,12 @@ async function open(
   const sizes = journalSizes(config);
   const dirty = new DirtyMap();
   const folder = await journalFolder(thread, config);
-  const recovered = await recover(thread, config, { folder, dirty, mapSequence: map.mark.sequence, batchBytes: sizes.batchBytes });
+  const recovered = await recover(thread, config, {
+    folder,
+    dirty,
+    mapSequence: map.mark.sequence,
+    batchBytes: sizes.batchBytes,
+  });
   const volumeBox: { volume: Volume | null } = { volume: null };
   const journal = new Journal(
     world,
@@ -112,11 +118,20 @@ async function open(
 
 function checkConfig(config: VolumeConfig): void {
   assert(config.epoch > 0 && config.epoch <= EPOCH_MAX, "an epoch was claimed");
-  assert(config.sizeBytes > 0 && config.sizeBytes % CLUSTER_BYTES === 0, "a vDisk is whole clusters");
-  assert(config.scoBytes % CLUSTER_BYTES === 0 && config.scoBytes >= 16 * CLUSTER_BYTES, "a SCO is whole clusters");
+  assert(
+    config.sizeBytes > 0 && config.sizeBytes % CLUSTER_BYTES === 0,
+    "a vDisk is whole clusters",
+  );
+  assert(
+    config.scoBytes % CLUSTER_BYTES === 0 && config.scoBytes >= 16 * CLUSTER_BYTES,
+    "a SCO is whole clusters",
+  );
   assert(config.scoBytes <= 64 * MIB, "a SCO is an object");
   if (config.journalBytes >= JOURNAL_BYTES_MIN) return;
-  throw new StorageError("OVS_INVALID", `a journal has at least ${JOURNAL_BYTES_MIN} bytes, not ${config.journalBytes}`);
+  throw new StorageError(
+    "OVS_INVALID",
+    `a journal has at least ${JOURNAL_BYTES_MIN} bytes, not ${config.journalBytes}`,
+  );
 }
 
 function emptyMark(config: VolumeConfig): MapMark {
@@ -133,12 +148,17 @@ function emptyMark(config: VolumeConfig): MapMark {
   };
 }
 
-function journalSizes(config: VolumeConfig): { segmentBytes: number; segmentsMax: number; batchBytes: number } {
+function journalSizes(config: VolumeConfig): {
+  segmentBytes: number;
+  segmentsMax: number;
+  batchBytes: number;
+} {
   const wanted = Math.floor(config.journalBytes / 16 / MIB) * MIB;
   const chosen = Math.max(SEGMENT_BYTES_MIN, Math.min(SEGMENT_BYTES_MAX, wanted));
   const segmentBytes = config.segmentBytes ?? chosen;
   const segmentsMax = Math.max(SEGMENTS_MIN, Math.floor(config.journalBytes / segmentBytes));
-  const batchBytes = config.batchBytes ?? Math.min(BATCH_BYTES_MAX, Math.floor((segmentBytes * segmentsMax) / 4));
+  const batchBytes =
+    config.batchBytes ?? Math.min(BATCH_BYTES_MAX, Math.floor((segmentBytes * segmentsMax) / 4));
   assert(segmentBytes <= GIB / 4, "blocks of a segment fit the dirty map");
   return { segmentBytes, segmentsMax, batchBytes };
 }

@@ -6,7 +6,8 @@
 //   stored:  | form, 1 | entries … | CRC-32C, 4 |     form 1: (index u8, entry 16)*, 2: 256 entries
 //
 // A page is stored as a base and at most one delta, which holds all entries changed since the base;
-// a long delta is folded into a new base. So a change in a full page costs tens of bytes, not 4 KiB.
+// a long delta is folded into a new base. So a change in a full page costs tens of bytes, not 4
+// KiB.
 
 import { assert } from "../base/assert.js";
 import { crc32c } from "../base/crc32c.js";
@@ -87,8 +88,13 @@ export function markKey(tree: Uint8Array): Uint8Array {
   return key;
 }
 
-/** First key, and the key behind the last, of all pages (0x10), SCOs (0x20) or the mark of a tree. */
-export function treeRange(kind: "page" | "sco" | "mark", tree: Uint8Array): { first: Uint8Array; end: Uint8Array } {
+/**
+ * First key, and the key behind the last, of all pages (0x10), SCOs (0x20) or the mark of a tree.
+ */
+export function treeRange(
+  kind: "page" | "sco" | "mark",
+  tree: Uint8Array,
+): { first: Uint8Array; end: Uint8Array } {
   const first = new Uint8Array(17);
   first[0] = kind === "page" ? KEY_PAGE : kind === "sco" ? KEY_SCO : KEY_MARK;
   first.set(tree, 1);
@@ -109,7 +115,11 @@ export interface PageView {
 }
 
 /** Makes the page of its stored parts; null for a part that is not there. Throws OVS_CORRUPT. */
-export function decodePage(base: Uint8Array | null, delta: Uint8Array | null, page: PageView): void {
+export function decodePage(
+  base: Uint8Array | null,
+  delta: Uint8Array | null,
+  page: PageView,
+): void {
   page.words.fill(0, page.at, page.at + PAGE_WORDS);
   page.bits.fill(0, page.bitsAt, page.bitsAt + BITS_WORDS);
   if (base !== null) applyStored(base, page, false);
@@ -133,7 +143,8 @@ function applyStored(stored: Uint8Array, page: PageView, isDelta: boolean): void
   for (let at = 1; at < end; at += SPARSE_ENTRY_BYTES) {
     const entry = stored[at]!;
     const word = page.at + entry * ENTRY_WORDS;
-    for (let i = 0; i < ENTRY_WORDS; i++) page.words[word + i] = view.getUint32(at + 1 + 4 * i, true);
+    for (let i = 0; i < ENTRY_WORDS; i++)
+      page.words[word + i] = view.getUint32(at + 1 + 4 * i, true);
     if (isDelta) page.bits[page.bitsAt + (entry >>> 5)]! |= 1 << (entry & 31);
   }
 }
@@ -181,7 +192,8 @@ function sparse(page: PageView, count: number, onlyChanged: boolean): Uint8Array
       : (page.words[word]! | page.words[word + 1]!) !== 0;
     if (!takes) continue;
     stored[at] = entry;
-    for (let i = 0; i < ENTRY_WORDS; i++) view.setUint32(at + 1 + 4 * i, page.words[word + i]!, true);
+    for (let i = 0; i < ENTRY_WORDS; i++)
+      view.setUint32(at + 1 + 4 * i, page.words[word + i]!, true);
     at += SPARSE_ENTRY_BYTES;
   }
   assert(at === stored.byteLength - CRC_BYTES, "as many entries as were counted");
@@ -194,7 +206,11 @@ function dense(page: PageView): Uint8Array {
   const view = new DataView(stored.buffer);
   stored[0] = FORM_DENSE;
   for (let i = 0; i < PAGE_WORDS; i++) view.setUint32(1 + 4 * i, page.words[page.at + i]!, true);
-  view.setUint32(stored.byteLength - CRC_BYTES, crc32c(stored, 0, stored.byteLength - CRC_BYTES), true);
+  view.setUint32(
+    stored.byteLength - CRC_BYTES,
+    crc32c(stored, 0, stored.byteLength - CRC_BYTES),
+    true,
+  );
   return stored;
 }
 

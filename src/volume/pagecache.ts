@@ -8,8 +8,8 @@
 // A page that the map changes while it is being loaded is marked stale and loaded once more.
 
 import { assert } from "../base/assert.js";
-import { BITS_WORDS, ENTRY_WORDS, PAGE_ENTRIES, PAGE_WORDS } from "./page.js";
 import type { PageView } from "./page.js";
+import { BITS_WORDS, ENTRY_WORDS, PAGE_ENTRIES, PAGE_WORDS } from "./page.js";
 
 const STATE_FREE = 0;
 const STATE_LOADING = 1;
@@ -107,7 +107,12 @@ export class PageCache {
   }
 
   view(frame: number): PageView {
-    return { words: this.words, at: frame * PAGE_WORDS, bits: this.bits, bitsAt: frame * BITS_WORDS };
+    return {
+      words: this.words,
+      at: frame * PAGE_WORDS,
+      bits: this.bits,
+      bitsAt: frame * BITS_WORDS,
+    };
   }
 
   /** The frame's content is there; calls `resume` for each job that waited. */

@@ -13,8 +13,8 @@ import type { ErrorKind } from "../base/errors.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import { RequestKind } from "../nbd/target.js";
 import { ClusterLocks } from "./lock.js";
-import { SlotQueue } from "./slots.js";
 import { INTERNAL_JOBS } from "./reader.js";
+import { SlotQueue } from "./slots.js";
 import type { VolumeThread } from "./thread.js";
 import type { Volume } from "./volume.js";
 
@@ -88,7 +88,8 @@ export class PartialWrites {
     if (error !== null) slots.edgeFailed[slot] = 1;
     slots.edgesPending[slot]--;
     if (slots.edgesPending[slot] > 0) return;
-    const failed = this.#volume.failed ?? (slots.edgeFailed[slot] === 1 ? (error ?? "unavailable") : null);
+    const failed =
+      this.#volume.failed ?? (slots.edgeFailed[slot] === 1 ? (error ?? "unavailable") : null);
     if (failed !== null) {
       this.release(slot);
       this.#events.failed(slot, failed);
@@ -189,7 +190,8 @@ export class PartialWrites {
 
   #put(slot: number, target: number, source: number, bytes: number): void {
     const { requests, world } = this.#thread;
-    if (requests.kind[slot] === RequestKind.Write) world.arena.bytes.copyWithin(target, source, source + bytes);
+    if (requests.kind[slot] === RequestKind.Write)
+      world.arena.bytes.copyWithin(target, source, source + bytes);
     else world.arena.bytes.fill(0, target, target + bytes);
   }
 }

@@ -35,7 +35,12 @@ export class PlaceIndex {
     const high = (scoId / TWO_32) >>> 0;
     let frame = this.#buckets[this.#bucketOf(low, high, index)];
     while (frame >= 0) {
-      if (this.#index[frame] === index && this.#idLow[frame] === low && this.#idHigh[frame] === high) return frame;
+      if (
+        this.#index[frame] === index &&
+        this.#idLow[frame] === low &&
+        this.#idHigh[frame] === high
+      )
+        return frame;
       frame = this.#next[frame];
     }
     return -1;
@@ -76,7 +81,8 @@ export class PlaceIndex {
   }
 
   #bucketOf(low: number, high: number, index: number): number {
-    let mixed = Math.imul(low ^ Math.imul(high, 0x85ebca6b), 0x9e3779b1) ^ Math.imul(index, 0xc2b2ae35);
+    let mixed =
+      Math.imul(low ^ Math.imul(high, 0x85ebca6b), 0x9e3779b1) ^ Math.imul(index, 0xc2b2ae35);
     mixed ^= mixed >>> 15;
     mixed = Math.imul(mixed, 0x2c1b3c6d);
     return (mixed ^ (mixed >>> 13)) & (this.#buckets.length - 1);

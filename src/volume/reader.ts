@@ -5,20 +5,20 @@
 //
 //   dirty map ─► journal │ map page ─► zero │ memory cache │ disk cache │ backend, batched per turn
 //
-// Every cluster is checked against the CRC that dirty map or map entry state, whatever it came from,
-// before the job is done; a wrong one is fetched again, elsewhere if possible, and never served.
-// Nothing but reads from the backend makes objects or promises.
+// Every cluster is checked against the CRC that dirty map or map entry state, whatever it came
+// from, before the job is done; a wrong one is fetched again, elsewhere if possible, and never
+// served. Nothing but reads from the backend makes objects or promises.
 
-import { assert } from "../base/assert.js";
-import { StorageError, messageOf } from "../base/errors.js";
-import type { ErrorKind } from "../base/errors.js";
-import { CLUSTER_BYTES } from "../base/units.js";
 import type { ObjectStore, ReadPart } from "../backend/store.js";
+import { assert } from "../base/assert.js";
+import type { ErrorKind } from "../base/errors.js";
+import { messageOf, StorageError } from "../base/errors.js";
+import { CLUSTER_BYTES } from "../base/units.js";
 import { SLOT_CLUSTERS_MAX } from "../nbd/target.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
-import { Found, blockOf, segmentSlotOf } from "./dirty.js";
 import type { DirtyMap } from "./dirty.js";
+import { blockOf, Found, segmentSlotOf } from "./dirty.js";
 import type { DiskCache } from "./diskcache.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
@@ -183,7 +183,10 @@ export class Reader {
   }
 
   #begin(source: ReadSource, job: number, first: number, count: number, base: number): void {
-    assert(this.#active[job] === 0 && count > 0 && count <= SLOT_CLUSTERS_MAX, "a job is begun once");
+    assert(
+      this.#active[job] === 0 && count > 0 && count <= SLOT_CLUSTERS_MAX,
+      "a job is begun once",
+    );
     assert(base % CLUSTER_BYTES === 0, "clusters are read to aligned memory");
     this.#active[job] = 1;
     this.#source[job] = source;
@@ -239,7 +242,9 @@ export class Reader {
     return 1;
   }
 
-  /** Reads a run of clusters that lie one after the other in a segment; the first was just found. */
+  /**
+   * Reads a run of clusters that lie one after the other in a segment; the first was just found.
+   */
   #fromJournal(source: ReadSource, job: number, i: number): number {
     const dirty = source.dirty;
     const location = dirty.location;
@@ -269,7 +274,14 @@ export class Reader {
     this.#pending[job]++;
     this.#operations++;
     const into = this.#base[job] + i * CLUSTER_BYTES;
-    this.#world.disk.read(this.#handler, place, file, block * CLUSTER_BYTES, into, run * CLUSTER_BYTES);
+    this.#world.disk.read(
+      this.#handler,
+      place,
+      file,
+      block * CLUSTER_BYTES,
+      into,
+      run * CLUSTER_BYTES,
+    );
   }
 
   #onDisk(tag: number, result: number): void {
@@ -332,7 +344,8 @@ export class Reader {
     for (; i + run < most; run++) {
       const at = this.#pages.entryAt(frame, first + i + run);
       if (words[at] + words[at + 1] * TWO_32 !== scoId || words[at + 2] !== index + run) break;
-      if (source.dirty.find(first + i + run) !== Found.None || this.#cached(scoId, index + run)) break;
+      if (source.dirty.find(first + i + run) !== Found.None || this.#cached(scoId, index + run))
+        break;
       this.#note(job, i + run, scoId, index + run, words[at + 3]);
       this.#from[place + run] = Source.Backend;
     }
@@ -354,7 +367,10 @@ export class Reader {
   }
 
   #cached(scoId: number, index: number): boolean {
-    return this.#memory.has(scoId, index) || (this.#cache !== null && this.#cache.find(scoId, index) >= 0);
+    return (
+      this.#memory.has(scoId, index) ||
+      (this.#cache !== null && this.#cache.find(scoId, index) >= 0)
+    );
   }
 
   #sendBatches(): void {
@@ -365,8 +381,18 @@ export class Reader {
         // What failed before goes alone, so that it cannot fail others again.
         let to = from + 1;
         const alone = this.#attempt[batch.jobs[from]!]! > 0;
-        while (!alone && to < batch.parts.length && to - from < PARTS_MAX && this.#attempt[batch.jobs[to]!] === 0) to++;
-        const call = this.#callBackend(source, batch.parts.slice(from, to), batch.jobs.slice(from, to));
+        while (
+          !alone &&
+          to < batch.parts.length &&
+          to - from < PARTS_MAX &&
+          this.#attempt[batch.jobs[to]!] === 0
+        )
+          to++;
+        const call = this.#callBackend(
+          source,
+          batch.parts.slice(from, to),
+          batch.jobs.slice(from, to),
+        );
         source.backendReads.add(call);
         void call.finally(() => source.backendReads.delete(call));
         from = to;
@@ -487,7 +513,8 @@ export class Reader {
       if (from < Source.Disk) continue;
       const memory = this.#base[job] + i * CLUSTER_BYTES;
       this.#memory.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
-      if (from === Source.Backend) this.#cache?.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
+      if (from === Source.Backend)
+        this.#cache?.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
     }
     this.#end(job, null);
   }
@@ -500,7 +527,8 @@ export class Reader {
     this.#attempt[job] = Math.min(this.#attempt[job] + 1, 200);
     const attempt = this.#attempt[job];
     const waits = failure === Failure.Unavailable && now - this.#startedMs[job] < this.#patienceMs;
-    const again = (failure === Failure.NotFound || failure === Failure.Corrupt) && attempt < ATTEMPTS_MAX;
+    const again =
+      (failure === Failure.NotFound || failure === Failure.Corrupt) && attempt < ATTEMPTS_MAX;
     if (source.failed !== null || !(waits || again)) {
       this.#end(job, source.failed ?? kindOf(failure));
       return;
@@ -521,7 +549,11 @@ export class Reader {
   #forgetPages(job: number): void {
     const source = this.#source[job]!;
     const last = this.#first[job] + this.#count[job] - 1;
-    for (let page = Math.floor(this.#first[job] / PAGE_ENTRIES); page <= Math.floor(last / PAGE_ENTRIES); page++) {
+    for (
+      let page = Math.floor(this.#first[job] / PAGE_ENTRIES);
+      page <= Math.floor(last / PAGE_ENTRIES);
+      page++
+    ) {
       this.#pages.forget(source.owner, page);
     }
   }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings the map of a vDisk to the end of its chain of TLogs (P-A9): by the TLogs after its mark, or,
-// when there is no map, or one that is not on the chain, from the last checkpoint and all TLogs
+// Brings the map of a vDisk to the end of its chain of TLogs (P-A9): by the TLogs after its mark,
+// or, when there is no map, or one that is not on the chain, from the last checkpoint and all TLogs
 // after it. Needs nothing but the backend.
 
-import { StorageError } from "../base/errors.js";
 import type { ObjectInfo, ObjectStore } from "../backend/store.js";
 import { equalBytes } from "../base/bytes.js";
+import { StorageError } from "../base/errors.js";
 import type { KvStore } from "../platform/kv.js";
-import { decodeCheckpoint } from "../wire/generated/map.js";
 import type { Checkpoint, MapMark } from "../wire/generated/map.js";
-import { decodeTlog } from "../wire/generated/tlog.js";
+import { decodeCheckpoint } from "../wire/generated/map.js";
 import type { Tlog } from "../wire/generated/tlog.js";
+import { decodeTlog } from "../wire/generated/tlog.js";
 import type { VolumeMap } from "./map.js";
-import { CHECKPOINT_PREFIX, TLOG_PREFIX, numberOf, tlogName } from "./names.js";
+import { CHECKPOINT_PREFIX, numberOf, TLOG_PREFIX, tlogName } from "./names.js";
 import { listAll, readObject } from "./objects.js";
 import type { VolumeThread } from "./thread.js";
 
@@ -36,7 +36,12 @@ export async function catchUp(parts: RebuildParts): Promise<void> {
   const isLoaded = await loadMap(map);
   if (!isLoaded || !(await isOnChain(parts))) await fromCheckpoint(parts, isLoaded);
   const first = map.mark.tlogNumber;
-  const objects = await listAll(store, namespace, TLOG_PREFIX, first === 0 ? undefined : tlogName(first));
+  const objects = await listAll(
+    store,
+    namespace,
+    TLOG_PREFIX,
+    first === 0 ? undefined : tlogName(first),
+  );
   for (const object of objects) await map.apply(await readTlog(parts, object));
   if (map.mark.tlogNumber > first) {
     const fields = { vdisk: parts.name, from: first, to: map.mark.tlogNumber };
@@ -53,7 +58,9 @@ async function loadMap(map: VolumeMap): Promise<boolean> {
   }
 }
 
-/** Whether the TLog of the map's mark is the one that the backend has, and those after it are there. */
+/**
+ * Whether the TLog of the map's mark is the one that the backend has, and those after it are there.
+ */
 async function isOnChain(parts: RebuildParts): Promise<boolean> {
   const { map, store, namespace } = parts;
   const { tlogNumber, tlogEpoch } = map.mark;
@@ -75,7 +82,10 @@ async function readTlog(parts: RebuildParts, object: ObjectInfo): Promise<Tlog> 
     throw new StorageError("OVS_CORRUPT", `${object.name} of ${parts.name} is another TLog`);
   }
   if (parts.map.mark.tlogNumber < number - 1) {
-    throw new StorageError("OVS_CORRUPT", `${parts.name} has no TLog ${parts.map.mark.tlogNumber + 1}, but ${number}`);
+    throw new StorageError(
+      "OVS_CORRUPT",
+      `${parts.name} has no TLog ${parts.map.mark.tlogNumber + 1}, but ${number}`,
+    );
   }
   return tlog;
 }
@@ -147,10 +157,11 @@ async function lastCheckpoint(parts: RebuildParts): Promise<FoundCheckpoint | nu
 }
 
 async function readCheckpoint(parts: RebuildParts, object: ObjectInfo): Promise<Checkpoint> {
-  const checkpoint = decodeCheckpoint(await readObject(parts.thread, parts.store, parts.namespace, object));
+  const checkpoint = decodeCheckpoint(
+    await readObject(parts.thread, parts.store, parts.namespace, object),
+  );
   if (!equalBytes(checkpoint.vdiskUuid, parts.vdiskId)) {
     throw new StorageError("OVS_CORRUPT", `${object.name} of ${parts.name} is of another vDisk`);
   }
   return checkpoint;
 }
-

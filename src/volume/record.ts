@@ -22,7 +22,8 @@ export const HEADER_AREA_BYTES = wire.JOURNAL_HEADER_AREA_BYTES;
 const TWO_32 = 2 ** 32;
 const RANGES_AT = wire.JOURNAL_RECORD_HEADER_BYTES;
 assert(
-  RANGES_AT + RECORD_RANGES_MAX * wire.JOURNAL_RANGE_BYTES + RECORD_CLUSTERS_MAX * 4 <= HEADER_AREA_BYTES,
+  RANGES_AT + RECORD_RANGES_MAX * wire.JOURNAL_RANGE_BYTES + RECORD_CLUSTERS_MAX * 4 <=
+    HEADER_AREA_BYTES,
   "the largest record fits the header area",
 );
 
@@ -72,7 +73,13 @@ export class RecordWriter {
   }
 
   /** Adds a range; a data range is followed by one `crc` call per cluster. */
-  range(kind: wire.JournalRangeKind, cluster: number, count: number, idLow: number, idHigh: number): void {
+  range(
+    kind: wire.JournalRangeKind,
+    cluster: number,
+    count: number,
+    idLow: number,
+    idHigh: number,
+  ): void {
     assert(this.#ranges < RECORD_RANGES_MAX, "the record has room for a range");
     const word = (this.#at + RANGES_AT + this.#ranges * wire.JOURNAL_RANGE_BYTES) >>> 2;
     const u32 = this.#arena.u32;
@@ -97,7 +104,13 @@ export class RecordWriter {
   }
 
   /** Closes the record: after this the header area may be written. */
-  close(kind: wire.JournalKind, sequence: number, complete: number, flushed: number, value: number): void {
+  close(
+    kind: wire.JournalKind,
+    sequence: number,
+    complete: number,
+    flushed: number,
+    value: number,
+  ): void {
     const u32 = this.#arena.u32;
     const at = this.#at;
     const base = at >>> 2;
@@ -119,7 +132,8 @@ export class RecordWriter {
     u32[(at + wire.JOURNAL_RECORD_RANGE_COUNT) >>> 2] = this.#ranges;
     u32[(at + wire.JOURNAL_RECORD_CLUSTER_COUNT) >>> 2] = this.#clusters;
     u32[(at + wire.JOURNAL_RECORD_HEADER_AREA_BYTES) >>> 2] = HEADER_AREA_BYTES;
-    u32[(at + wire.JOURNAL_RECORD_LENGTH) >>> 2] = HEADER_AREA_BYTES + this.#clusters * CLUSTER_BYTES;
+    u32[(at + wire.JOURNAL_RECORD_LENGTH) >>> 2] =
+      HEADER_AREA_BYTES + this.#clusters * CLUSTER_BYTES;
     const bodyCrc = this.#codec.crc32c(at + RANGES_AT, HEADER_AREA_BYTES - RANGES_AT, 0);
     u32[(at + wire.JOURNAL_RECORD_BODY_CRC) >>> 2] = bodyCrc;
     const headerCrc = this.#codec.crc32c(at, wire.JOURNAL_RECORD_HEADER_CRC, 0);
@@ -162,7 +176,11 @@ export class RecordParser {
   readonly #uuids = new Uint32Array(8);
   readonly record = new ParsedRecord();
 
-  constructor(arena: Arena, codec: Codec, identity: { clusterUuid: Uint8Array; vdiskUuid: Uint8Array }) {
+  constructor(
+    arena: Arena,
+    codec: Codec,
+    identity: { clusterUuid: Uint8Array; vdiskUuid: Uint8Array },
+  ) {
     this.#arena = arena;
     this.#codec = codec;
     const bytes = new Uint8Array(this.#uuids.buffer);
@@ -171,8 +189,8 @@ export class RecordParser {
   }
 
   /**
-   * Reads the block at arena offset `at` into `record`. False when it is no undamaged header area of
-   * this vDisk; whether that means corruption or the end is the caller's decision (P-A3). The
+   * Reads the block at arena offset `at` into `record`. False when it is no undamaged header area
+   * of this vDisk; whether that means corruption or the end is the caller's decision (P-A3). The
    * payload's CRCs are not checked here.
    */
   parse(at: number): boolean {

@@ -12,16 +12,21 @@
 // instead of `complete`. Where a later epoch began, its first segment says where the older ended.
 
 import { assert } from "../base/assert.js";
-import { StorageError } from "../base/errors.js";
 import { equalBytes } from "../base/bytes.js";
+import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES, MIB } from "../base/units.js";
 import type { World } from "../platform/world.js";
-import { JournalKind, JournalRangeKind, decodeJournalSegmentHeader, invalidJournalSegmentHeader } from "../wire/generated/journal.js";
 import type { JournalSegmentHeader } from "../wire/generated/journal.js";
-import { locationOf } from "./dirty.js";
+import {
+  decodeJournalSegmentHeader,
+  invalidJournalSegmentHeader,
+  JournalKind,
+  JournalRangeKind,
+} from "../wire/generated/journal.js";
 import type { DirtyMap } from "./dirty.js";
+import { locationOf } from "./dirty.js";
 import { HEADER_AREA_BYTES, RECORD_CLUSTERS_MAX, RecordParser } from "./record.js";
-import { Segment, parseSegmentName } from "./segment.js";
+import { parseSegmentName, Segment } from "./segment.js";
 
 const READ_BYTES = 4 * MIB;
 const RECORD_BYTES_MAX = HEADER_AREA_BYTES + RECORD_CLUSTERS_MAX * CLUSTER_BYTES;
@@ -54,7 +59,9 @@ export interface Recovered {
   torn: number;
 }
 
-/** A segment's file. Without a header it was prepared and not used yet, or the header is damaged. */
+/**
+ * A segment's file. Without a header it was prepared and not used yet, or the header is damaged.
+ */
 interface Found {
   segment: Segment;
   header: JournalSegmentHeader | null;
@@ -88,7 +95,9 @@ export class Recovery {
     });
   }
 
-  /** Reads the journal into the dirty map. Throws OVS_CORRUPT where acknowledged writes are damaged. */
+  /**
+   * Reads the journal into the dirty map. Throws OVS_CORRUPT where acknowledged writes are damaged.
+   */
   async run(): Promise<Recovered> {
     const found = await this.#open();
     try {
@@ -143,12 +152,18 @@ export class Recovery {
   async #openOne(path: string, place: { epoch: number; number: number }): Promise<Found> {
     const { disk, arena } = this.#world;
     const { memory, clusterUuid, vdiskId } = this.#options;
-    const file = await disk.open(path, { create: false, exclusive: false, write: true, direct: true });
+    const file = await disk.open(path, {
+      create: false,
+      exclusive: false,
+      write: true,
+      direct: true,
+    });
     const bytes = Math.floor((await disk.size(file)) / CLUSTER_BYTES) * CLUSTER_BYTES;
     const segment = new Segment({ slot: this.#slots++, file, path, ...place, bytes });
     const got = bytes > 0 ? await disk.readAsync(file, 0, memory, CLUSTER_BYTES) : 0;
     const block = arena.slice(memory, CLUSTER_BYTES);
-    if (got !== CLUSTER_BYTES || invalidJournalSegmentHeader(block) !== null) return { segment, header: null };
+    if (got !== CLUSTER_BYTES || invalidJournalSegmentHeader(block) !== null)
+      return { segment, header: null };
     const header = decodeJournalSegmentHeader(block);
     if (!equalBytes(header.clusterUuid, clusterUuid) || !equalBytes(header.vdiskUuid, vdiskId)) {
       await disk.close(file);
@@ -226,7 +241,9 @@ export class Recovery {
     return block;
   }
 
-  /** Damage among records that are in the map already harms nobody: goes on behind it. 0: cannot. */
+  /**
+   * Damage among records that are in the map already harms nobody: goes on behind it. 0: cannot.
+   */
   async #resume(segment: Segment, block: number): Promise<number> {
     const { mapSequence } = this.#options;
     if (this.#sequence + 1 > mapSequence) return 0;
@@ -265,7 +282,12 @@ export class Recovery {
     const { memory } = this.#options;
     if (block < this.#windowFirst || block + count > this.#windowFirst + this.#windowBlocks) {
       const bytes = Math.min(READ_BYTES, (segment.blocks - block) * CLUSTER_BYTES);
-      const got = await this.#world.disk.readAsync(segment.file, block * CLUSTER_BYTES, memory, bytes);
+      const got = await this.#world.disk.readAsync(
+        segment.file,
+        block * CLUSTER_BYTES,
+        memory,
+        bytes,
+      );
       this.#windowFirst = block;
       this.#windowBlocks = Math.floor(got / CLUSTER_BYTES);
       if (count > this.#windowBlocks) return 0;
@@ -316,7 +338,8 @@ export class Recovery {
         layer.setZero(cluster, count);
         continue;
       }
-      for (let j = 0; j < count; j++) layer.set(cluster + j, locationOf(segment.slot, at++), record.crcs[crc++]);
+      for (let j = 0; j < count; j++)
+        layer.set(cluster + j, locationOf(segment.slot, at++), record.crcs[crc++]);
     }
     const dirtyBytes = Math.max(layer.payloadBytes, layer.entries * CLUSTER_BYTES);
     if (dirtyBytes >= this.#options.batchBytes) this.#dirty.close();
@@ -331,7 +354,8 @@ export class Recovery {
     let proof = end === Number.MAX_SAFE_INTEGER ? 0 : end - 1;
     for (let j = i; j < found.length && found[j]!.segment.epoch === this.#epoch; j++) {
       const { segment, header } = found[j]!;
-      if (j > i && header && !rebooted) proof = Math.max(proof, header.firstSequence - 1 - RECORDS_IN_FLIGHT);
+      if (j > i && header && !rebooted)
+        proof = Math.max(proof, header.firstSequence - 1 - RECORDS_IN_FLIGHT);
       proof = Math.max(proof, await this.#highestProof(segment, j === i ? block : 1, rebooted));
     }
     if (proof < bad) {
@@ -343,7 +367,10 @@ export class Recovery {
       `record ${bad} of the journal of ${this.#options.name} is damaged ` +
       `(${found[i]!.segment.path}, block ${block}), and records up to ${proof} were acknowledged`;
     if (!this.#options.acceptLoss) {
-      throw new StorageError("OVS_CORRUPT", `${text}: refused; \`ovs vdisk recover --accept-loss\` goes on without them`);
+      throw new StorageError(
+        "OVS_CORRUPT",
+        `${text}: refused; \`ovs vdisk recover --accept-loss\` goes on without them`,
+      );
     }
     this.#world.log.error(`${text}: given up as the operator accepted`);
     this.#torn += proof - this.#sequence;

@@ -8,15 +8,15 @@
 
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
-import { deferred, settleAll } from "../base/sync.js";
 import type { Deferred } from "../base/sync.js";
+import { deferred, settleAll } from "../base/sync.js";
 import { CLUSTER_BYTES, MIB } from "../base/units.js";
 import type { HandlerId } from "../platform/disk.js";
 import { bytesScoTrailer, encodeScoTrailer } from "../wire/generated/map.js";
 import type { TlogData } from "../wire/generated/tlog.js";
 import type { BatchContent } from "./batch.js";
-import { blockOf, segmentSlotOf } from "./dirty.js";
 import { breathe } from "./destage.js";
+import { blockOf, segmentSlotOf } from "./dirty.js";
 import type { Volume } from "./volume.js";
 
 /** Blocks of one read of the journal. */
@@ -50,7 +50,9 @@ interface JournalRead {
 export class ScoBuilder {
   readonly #volume: Volume;
   readonly #handler: HandlerId;
-  readonly #waiting: Array<Deferred<number> | null> = new Array<Deferred<number> | null>(READS_AT_ONCE).fill(null);
+  readonly #waiting: Array<Deferred<number> | null> = new Array<Deferred<number> | null>(
+    READS_AT_ONCE,
+  ).fill(null);
 
   constructor(volume: Volume) {
     this.#volume = volume;
@@ -68,7 +70,10 @@ export class ScoBuilder {
   }
 
   get scosPerGroup(): number {
-    return Math.max(1, Math.floor(this.#volume.thread.destagePool.bytes / (this.#volume.config.scoBytes + MIB)));
+    return Math.max(
+      1,
+      Math.floor(this.#volume.thread.destagePool.bytes / (this.#volume.config.scoBytes + MIB)),
+    );
   }
 
   /** SCOs for content[from, to). Gives: the caller must `release` them. */
@@ -114,7 +119,10 @@ export class ScoBuilder {
       const bad = world.codec.crc32cVerify(sco.memory + i * CLUSTER_BYTES, n, sco.entry.crcs, i);
       if (bad >= 0) {
         const cluster = sco.entry.baseCluster + sco.entry.offsets[i + bad]!;
-        throw new StorageError("OVS_CORRUPT", `cluster ${cluster} of ${this.#volume.name} is not what was acknowledged`);
+        throw new StorageError(
+          "OVS_CORRUPT",
+          `cluster ${cluster} of ${this.#volume.name} is not what was acknowledged`,
+        );
       }
       await breathe(world.clock);
     }
@@ -145,7 +153,9 @@ export class ScoBuilder {
     await destageTaking.with(async () => {
       for (let i = from; i < to; ) {
         const end = this.#endOfSco(content, i, to);
-        built.push(await this.takeOne(content.clusters.subarray(i, end), content.crcs.subarray(i, end)));
+        built.push(
+          await this.takeOne(content.clusters.subarray(i, end), content.crcs.subarray(i, end)),
+        );
         i = end;
       }
     });
@@ -159,7 +169,12 @@ export class ScoBuilder {
   }
 
   /** Reads the blocks in the journal's order, each to its place. */
-  async #fill(content: BatchContent, from: number, to: number, built: readonly BuiltSco[]): Promise<void> {
+  async #fill(
+    content: BatchContent,
+    from: number,
+    to: number,
+    built: readonly BuiltSco[],
+  ): Promise<void> {
     const targets = new Uint32Array(to - from);
     let n = 0;
     for (const sco of built) {
@@ -210,7 +225,10 @@ export class ScoBuilder {
     disk.readScatter(this.#handler, tag, read.file, read.offset, read.pieces, read.count);
     const result = await waiter.promise;
     if (result === read.bytes) return;
-    throw new StorageError("OVS_CORRUPT", `the journal of ${this.#volume.name} cannot be read (${result})`);
+    throw new StorageError(
+      "OVS_CORRUPT",
+      `the journal of ${this.#volume.name} cannot be read (${result})`,
+    );
   }
 }
 

@@ -63,7 +63,10 @@ export class ScoTable {
     this.#touch(place);
   }
 
-  /** Changes the number of live clusters; false when the table has no such SCO or it would go below 0. */
+  /**
+   * Changes the number of live clusters; false when the table has no such SCO or it would go below
+   * 0.
+   */
   add(id: number, difference: number): boolean {
     const place = this.#place(id);
     if (this.#ids[place] !== id) return false;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One segment of a journal: a preallocated file of 4 KiB blocks, block 0 its header, records behind.
+// One segment of a journal: a preallocated file of 4 KiB blocks, block 0 its header, records
+// behind.
 //
 //   prepared ──open──► (records are appended) ──seal──► sealed ──destaged, no readers──► freed
 //
@@ -31,7 +32,14 @@ export class Segment {
   writesInFlight = 0;
   readers = 0;
 
-  constructor(place: { slot: number; file: FileId; path: string; epoch: number; number: number; bytes: number }) {
+  constructor(place: {
+    slot: number;
+    file: FileId;
+    path: string;
+    epoch: number;
+    number: number;
+    bytes: number;
+  }) {
     assert(place.bytes % CLUSTER_BYTES === 0, "a segment is whole blocks");
     this.slot = place.slot;
     this.file = place.file;

@@ -11,7 +11,9 @@ export class SlotState {
   /** First cluster that the request touches, and the one after its last. */
   readonly first: Float64Array;
   readonly end: Float64Array;
-  /** Scratch frames with the merged first and last cluster; 0 where that cluster is covered whole. */
+  /**
+   * Scratch frames with the merged first and last cluster; 0 where that cluster is covered whole.
+   */
   readonly headFrame: Uint32Array;
   readonly tailFrame: Uint32Array;
   readonly headCrc: Uint32Array;

@@ -50,7 +50,9 @@ function waitingFor(volume: Volume): string | null {
   const { destager, journal } = volume;
   if (volume.readsWaiting > 0) return "reads wait for the backend";
   if (volume.requestsWaiting > 0 && journal.obstacle !== null) {
-    return destager.obstacle === null ? `writes wait: ${journal.obstacle}` : `writes wait: ${journal.obstacle}, and ${destager.obstacle}`;
+    return destager.obstacle === null
+      ? `writes wait: ${journal.obstacle}`
+      : `writes wait: ${journal.obstacle}, and ${destager.obstacle}`;
   }
   return destager.obstacle;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the volumes of one thread share: request slots, header buffers, scratch clusters, caches, the
-// store of maps, the memory for destage, and the end of the turn. One per thread; made once, before
-// the first volume is opened.
+// What the volumes of one thread share: request slots, header buffers, scratch clusters, caches,
+// the store of maps, the memory for destage, and the end of the turn. One per thread; made once,
+// before the first volume is opened.
 
 import { assert } from "../base/assert.js";
 import { Semaphore } from "../base/sync.js";
@@ -15,8 +15,8 @@ import { JournalBudget } from "./budget.js";
 import { DiskCache } from "./diskcache.js";
 import { FramePool } from "./frames.js";
 import { PageCache } from "./pagecache.js";
-import { INTERNAL_JOBS, Reader } from "./reader.js";
 import { MemoryCache } from "./readcache.js";
+import { INTERNAL_JOBS, Reader } from "./reader.js";
 import { SlotState } from "./slots.js";
 
 const HEADER_FRAMES = 512;
@@ -98,7 +98,10 @@ export class VolumeThread {
     this.junk = world.arena.region(CLUSTER_BYTES, "unwanted blocks");
     this.memory = new MemoryCache(world.arena, options.memoryCacheBytes);
     const pool = world.arena.region(options.destageBytes, "destage");
-    this.destagePool = new ArenaPool(pool, Math.floor(options.destageBytes / CLUSTER_BYTES) * CLUSTER_BYTES);
+    this.destagePool = new ArenaPool(
+      pool,
+      Math.floor(options.destageBytes / CLUSTER_BYTES) * CLUSTER_BYTES,
+    );
     const frames = Math.max(64, Math.floor(options.pageCacheBytes / PAGE_BYTES));
     this.pages = new PageCache(frames, requests.slots + INTERNAL_JOBS);
     this.budget = new JournalBudget(options.journalBytes);

@@ -14,15 +14,15 @@
 // is acknowledged only after it and all before it are committed (P-A2). Once halted, nothing is
 // written or acknowledged any more; the journal stays as evidence.
 
-import { assert } from "../base/assert.js";
-import { StorageError } from "../base/errors.js";
-import type { ErrorKind } from "../base/errors.js";
-import { deferred } from "../base/sync.js";
-import type { Deferred } from "../base/sync.js";
-import { CLUSTER_BYTES, VDISK_BYTES_MAX, formatSize } from "../base/units.js";
 import type { ObjectStore, ReadPart } from "../backend/store.js";
-import { RequestFlag, RequestKind } from "../nbd/target.js";
+import { assert } from "../base/assert.js";
+import type { ErrorKind } from "../base/errors.js";
+import { StorageError } from "../base/errors.js";
+import type { Deferred } from "../base/sync.js";
+import { deferred } from "../base/sync.js";
+import { CLUSTER_BYTES, formatSize, VDISK_BYTES_MAX } from "../base/units.js";
 import type { BlockTarget, Requests } from "../nbd/target.js";
+import { RequestFlag, RequestKind } from "../nbd/target.js";
 import { JournalKind } from "../wire/generated/journal.js";
 import { answerBlockStatus } from "./blockstatus.js";
 import type { VolumeConfig, VolumeMarks, VolumeState, VolumeStatus } from "./config.js";
@@ -148,7 +148,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.writer.sizeBytes = parts.sizeBytes;
     this.destager = new Destager(this);
     thread.reader.attach(this);
-    if (!this.dirty.empty) this.#watchBatch();
+    if (!this.dirty.empty) this.thread.watch(this);
   }
 
   // Requests
@@ -260,7 +260,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       break;
     }
     this.writer.close();
-    while (this.#controls.length > 0 && this.writer.ready()) this.#writeControl(this.#controls.shift()!);
+    while (this.#controls.length > 0 && this.writer.ready())
+      this.#writeControl(this.#controls.shift()!);
     if (this.#queue.count > 0) this.#whileFull();
   }
 
@@ -309,7 +310,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     const open = this.dirty.open;
     if (open.payloadBytes >= this.#batchBytes || open.entries * CLUSTER_BYTES >= this.#batchBytes) {
       this.closeBatch();
-    } else if (!open.empty) this.#watchBatch();
+    } else if (!open.empty) this.thread.watch(this);
     if (this.#queue.count > 0) this.thread.activate(this);
   }
 
@@ -358,10 +359,6 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.destager.kick();
   }
 
-  #watchBatch(): void {
-    this.thread.watch(this);
-  }
-
   tick(nowMs: number): boolean {
     if (this.failed !== null) return false;
     const open = this.dirty.open;
@@ -377,7 +374,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   onDestaged(): void {
     this.freeSegments();
     this.thread.activate(this);
-    this.#watchBatch();
+    this.thread.watch(this);
   }
 
   freeSegments(): void {
@@ -439,7 +436,10 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   }
 
   onMapDamaged(reason: string): void {
-    this.halt("corrupt", `the map in the local store is damaged (${reason}); it is rebuilt at the next start`);
+    this.halt(
+      "corrupt",
+      `the map in the local store is damaged (${reason}); it is rebuilt at the next start`,
+    );
     void this.map.wipe();
   }
 
@@ -449,10 +449,16 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   async resize(sizeBytes: number): Promise<void> {
     this.#assertServing();
     if (sizeBytes % CLUSTER_BYTES !== 0 || sizeBytes > VDISK_BYTES_MAX) {
-      throw new StorageError("OVS_INVALID", `a vDisk cannot have ${formatSize(sizeBytes)}: whole 4 KiB, at most 64T`);
+      throw new StorageError(
+        "OVS_INVALID",
+        `a vDisk cannot have ${formatSize(sizeBytes)}: whole 4 KiB, at most 64T`,
+      );
     }
     if (sizeBytes < this.sizeBytes) {
-      throw new StorageError("OVS_INVALID", `${this.name} has ${formatSize(this.sizeBytes)}: a vDisk only grows`);
+      throw new StorageError(
+        "OVS_INVALID",
+        `${this.name} has ${formatSize(this.sizeBytes)}: a vDisk only grows`,
+      );
     }
     if (sizeBytes === this.sizeBytes) return;
     await this.#control(JournalKind.resize, sizeBytes);
@@ -506,7 +512,10 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       await this.#syncOnce();
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      this.thread.world.log.warn("not stopped cleanly", { vdisk: this.name, reason: error.message });
+      this.thread.world.log.warn("not stopped cleanly", {
+        vdisk: this.name,
+        reason: error.message,
+      });
     }
   }
 
@@ -554,7 +563,10 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   /** Fails everything whose memory nobody uses any more; called again when writes end. */
   #failAll(): void {
     const kind = this.failed!;
-    const error = new StorageError(kind === "fenced" ? "OVS_FENCED" : "OVS_CLOSED", `${this.name}: ${this.reason}`);
+    const error = new StorageError(
+      kind === "fenced" ? "OVS_FENCED" : "OVS_CLOSED",
+      `${this.name}: ${this.reason}`,
+    );
     this.#partial.abandon();
     while (this.#queue.count > 0) {
       const slot = this.#queue.shift();
@@ -578,6 +590,9 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
 
   #assertServing(): void {
     if (this.state === "serving") return;
-    throw new StorageError("OVS_CLOSED", `${this.name} is ${this.state}${this.reason ? `: ${this.reason}` : ""}`);
+    throw new StorageError(
+      "OVS_CLOSED",
+      `${this.name} is ${this.state}${this.reason ? `: ${this.reason}` : ""}`,
+    );
   }
 }

@@ -10,16 +10,21 @@
 
 import { assert } from "../base/assert.js";
 import { CLUSTER_BYTES } from "../base/units.js";
-import { RequestFlag, RequestKind, SLOT_CLUSTERS_MAX } from "../nbd/target.js";
 import type { Requests } from "../nbd/target.js";
+import { RequestFlag, RequestKind, SLOT_CLUSTERS_MAX } from "../nbd/target.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
 import { JournalKind, JournalRangeKind } from "../wire/generated/journal.js";
-import { locationOf } from "./dirty.js";
 import type { DirtyMap } from "./dirty.js";
+import { locationOf } from "./dirty.js";
 import type { FramePool } from "./frames.js";
 import type { Journal } from "./journal.js";
-import { HEADER_AREA_BYTES, RECORD_CLUSTERS_MAX, RECORD_RANGES_MAX, RecordWriter } from "./record.js";
+import {
+  HEADER_AREA_BYTES,
+  RECORD_CLUSTERS_MAX,
+  RECORD_RANGES_MAX,
+  RecordWriter,
+} from "./record.js";
 import type { Segment } from "./segment.js";
 import type { SlotState } from "./slots.js";
 
@@ -101,7 +106,11 @@ export class JournalWriter {
     const blocks = parts.journal.options.segmentBytes / CLUSTER_BYTES;
     this.#clustersMax = Math.min(RECORD_CLUSTERS_MAX, Math.floor(blocks / 4));
     assert(this.#clustersMax >= SLOT_CLUSTERS_MAX, "a record holds any one request");
-    this.#record = new RecordWriter(parts.world.arena, parts.world.codec, parts.journal.options.identity);
+    this.#record = new RecordWriter(
+      parts.world.arena,
+      parts.world.codec,
+      parts.journal.options.identity,
+    );
     this.#handler = parts.world.disk.handler((tag, result) => this.#onWritten(tag, result));
     this.sequence = sequence;
     this.committed = sequence;
@@ -141,7 +150,9 @@ export class JournalWriter {
   /** Size of the vDisk for new segments' headers; kept by the volume. */
   sizeBytes = 0;
 
-  /** Adds a write or zero request; `ready` and `fits` were asked. Borrows the slot until committed. */
+  /**
+   * Adds a write or zero request; `ready` and `fits` were asked. Borrows the slot until committed.
+   */
   add(slot: number): void {
     if (!this.#building) this.#begin();
     const state = this.#slots;
@@ -158,7 +169,8 @@ export class JournalWriter {
     }
     this.#addTail(slot, isWrite);
     if ((this.#requests.flags[slot] & RequestFlag.Fua) !== 0) this.#record.fua();
-    this.#slotLists[((this.sequence + 1) % RECORDS_MAX) * RECORD_RANGES_MAX + this.#slotCount] = slot;
+    this.#slotLists[((this.sequence + 1) % RECORDS_MAX) * RECORD_RANGES_MAX + this.#slotCount] =
+      slot;
     this.#slotCount++;
   }
 
@@ -196,7 +208,8 @@ export class JournalWriter {
     for (let sequence = this.committed + 1; sequence <= this.sequence; sequence++) {
       const place = sequence % RECORDS_MAX;
       if (this.#done[place] === 0) continue;
-      for (let i = 0; i < this.#slotCounts[place]; i++) take(this.#slotLists[place * RECORD_RANGES_MAX + i]);
+      for (let i = 0; i < this.#slotCounts[place]; i++)
+        take(this.#slotLists[place * RECORD_RANGES_MAX + i]);
       this.#slotCounts[place] = 0;
     }
   }
@@ -263,7 +276,10 @@ export class JournalWriter {
       this.#record.crc(this.#requests.crcs[crcs + cluster]);
     }
     const base = this.#requests.memory[slot] - (this.#requests.offset[slot] % CLUSTER_BYTES);
-    this.#piece(base + (middleFirst - first) * CLUSTER_BYTES, (middleEnd - middleFirst) * CLUSTER_BYTES);
+    this.#piece(
+      base + (middleFirst - first) * CLUSTER_BYTES,
+      (middleEnd - middleFirst) * CLUSTER_BYTES,
+    );
   }
 
   #piece(at: number, bytes: number): void {
@@ -296,7 +312,14 @@ export class JournalWriter {
     segment.writesInFlight++;
     this.#bytesInFlight += bytes;
     const offset = this.#blocks[place] * CLUSTER_BYTES;
-    this.#world.disk.writeGather(this.#handler, place, segment.file, offset, this.#pieces, this.#pieceCount);
+    this.#world.disk.writeGather(
+      this.#handler,
+      place,
+      segment.file,
+      offset,
+      this.#pieces,
+      this.#pieceCount,
+    );
   }
 
   #onWritten(place: number, result: number): void {
@@ -334,11 +357,14 @@ export class JournalWriter {
     let block = this.#blocks[place] + 1;
     const list = place * RECORD_RANGES_MAX;
     const count = this.#slotCounts[place];
-    for (let i = 0; i < count; i++) block = this.#enter(this.#slotLists[list + i], segment.slot, block);
+    for (let i = 0; i < count; i++)
+      block = this.#enter(this.#slotLists[list + i], segment.slot, block);
     for (let i = 0; i < count; i++) this.#events.onCommitted(this.#slotLists[list + i]);
   }
 
-  /** Enters a request's clusters, the first of which lies at `block`; returns the block behind them. */
+  /**
+   * Enters a request's clusters, the first of which lies at `block`; returns the block behind them.
+   */
   #enter(slot: number, segmentSlot: number, block: number): number {
     const state = this.#slots;
     const layer = this.#dirty.open;
