@@ -73,6 +73,18 @@ export interface EmbeddedOptions {
   onFatal?: (error: StorageError) => void;
 }
 
+export interface EmbeddedStats {
+  revision: number;
+  compactedRevision: number;
+  leases: number;
+  watches: number;
+  diskBytes: number;
+  memoryBytes: number;
+  keysEstimate: number;
+  /** No room for puts. */
+  full: boolean;
+}
+
 type Work =
   | { kind: "transact"; transaction: Transaction }
   | { kind: "grant"; id: bigint; ttlSeconds: number }
@@ -134,6 +146,18 @@ export class EmbeddedRegistry implements Registry {
   /** Of the last transaction that wrote. */
   get revision(): number {
     return this.#revision;
+  }
+
+  async stats(): Promise<EmbeddedStats> {
+    this.#checkUsable();
+    return {
+      ...(await this.#store.stats()),
+      revision: this.#revision,
+      compactedRevision: this.#watches.compactedRevision,
+      leases: this.#leases.size,
+      watches: this.#watches.watchers,
+      full: this.#full,
+    };
   }
 
   async get(key: string): Promise<RegistryEntry | null> {

@@ -391,12 +391,13 @@ export async function registryContract(t: Test, make: () => RegistryHarness): Pr
     watch.cancel();
     watch.cancel();
     const other = new Recorder();
-    await r.watch(`${p}w/`, last.revision + 2, other);
+    const future = await r.watch(`${p}w/`, last.revision + 2, other);
     await r.transact(always(put(`${p}w/a`, "too early")));
     await r.transact(always(put(`${p}w/a`, "now")));
     await until(() => other.calls.length > 0, "the event of the future");
     t.same(other.calls, [{ revision: last.revision + 2, events: [`${p}w/a=now`] }]);
     t.equal(recorder.calls.length, 4, "a cancelled watch is told nothing");
+    future.cancel();
     t.equal(recorder.ended, null);
   });
 

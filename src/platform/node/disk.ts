@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real `Disk`: staging, slots, files and dispatch. What executes the slots is an `Engine`: the
-// addon's io_uring (engine.ts) or node:fs (fsdisk.ts); both work on the same table of rows.
+// The real `Disk`: slots, staging and dispatch. What executes the slots is an `Engine`: the addon's
+// io_uring (engine.ts) or node:fs (fsdisk.ts); both work on the same table of rows.
 //
 //   read()… ──► row of a slot ──► staged ──turn's end──► engine.submit ──► … ──► done ──► handler
 //
-// Invariants: a slot is free, staged, or the engine's. A file's number is not given out again
-// before all other numbers were, and never while an operation on the file is in flight. The hot
-// path makes no object: an operation is a row of numbers.
+// Invariants: a slot is free, staged, or the engine's. The hot path makes no object: an operation
+// is a row of numbers.
 
 import * as fs from "node:fs";
 import { assert } from "../../base/assert.js";
-import { messageOf, StorageError } from "../../base/errors.js";
-import type { Deferred } from "../../base/sync.js";
+import { StorageError } from "../../base/errors.js";
 import { deferred, Semaphore } from "../../base/sync.js";
 import { CLUSTER_BYTES } from "../../base/units.js";
 import type { DiskTable } from "../../native/disk.js";
@@ -21,9 +19,9 @@ import { DISK_TAG_MAX } from "../disk.js";
 import type { Log } from "../log.js";
 import type { Turn } from "../turn.js";
 import { FlushStage } from "../turn.js";
-import { blockDeviceBytes, call, diskError } from "./files.js";
+import { call, diskError } from "./files.js";
+import { OpenFiles } from "./openfiles.js";
 
-const FILES_MAX = 65_536;
 const HANDLERS_MAX = 2 ** 24;
 /** Bytes of one operation: the kernel's limit, whole clusters. */
 const OPERATION_BYTES_MAX = 2 ** 31 - CLUSTER_BYTES;
@@ -47,29 +45,16 @@ export interface Engine {
 /** Makes the engine; `onDone(count)` is called outside any turn. */
 export type EngineFactory = (onDone: (count: number) => void) => Engine;
 
-interface OpenFile {
-  readonly path: string;
-  readonly fd: number;
-  readonly direct: boolean;
-  readonly writable: boolean;
-  /** Size of a block device, which is fixed; 0 for files. */
-  readonly blockBytes: number;
-  inFlight: number;
-  closing: Deferred<void> | null;
-}
-
 export class NodeDisk implements Disk {
   readonly files: Files;
   readonly engine: string;
   readonly #engine: Engine;
   readonly #table: DiskTable;
   readonly #turn: Turn;
-  readonly #log: Log;
   readonly #arenaBytes: number;
   readonly #detach: () => void;
 
-  readonly #open: Array<OpenFile | null> = [];
-  readonly #freeFiles: number[] = [];
+  readonly #open: OpenFiles;
   readonly #handlers: CompletionHandler[] = [];
 
   readonly #free = new Uint32Array(DISK_SLOTS);
@@ -83,7 +68,6 @@ export class NodeDisk implements Disk {
   readonly #freePromises: number[] = [];
   readonly #permits = new Semaphore(PROMISES_MAX);
   readonly #promiseHandler: HandlerId;
-  #opening = 0;
   #stopped: Promise<void> | null = null;
 
   constructor(options: {
@@ -94,8 +78,8 @@ export class NodeDisk implements Disk {
     arenaBytes: number;
   }) {
     this.#turn = options.turn;
-    this.#log = options.log;
     this.files = options.files;
+    this.#open = new OpenFiles(options.log);
     this.#arenaBytes = options.arenaBytes;
     this.#engine = options.engine((count) => this.#onDone(count));
     this.#table = this.#engine.table;
@@ -111,32 +95,16 @@ export class NodeDisk implements Disk {
   }
 
   async open(path: string, options: OpenOptions): Promise<FileId> {
-    assert(path.startsWith("/"), "paths are absolute");
     if (this.#stopped) throw new StorageError("OVS_CLOSED", "the disk is stopped");
-    if (this.#open.length >= FILES_MAX && this.#freeFiles.length === 0) {
-      throw new StorageError("OVS_BUSY", `cannot open ${path}: ${FILES_MAX} files are open`);
-    }
-    this.#opening++;
-    try {
-      const { fd, direct } = await this.#openFd(path, options);
-      return await this.#register(path, fd, direct, options.write);
-    } finally {
-      this.#opening--;
-    }
+    return await this.#open.open(path, options);
   }
 
   async close(file: FileId): Promise<void> {
-    const open = this.#fileAt(file);
-    open.closing = deferred<void>();
-    if (open.inFlight === 0) open.closing.resolve();
-    await open.closing.promise;
-    this.#open[file] = null;
-    this.#freeFiles.push(file);
-    await call((done) => fs.close(open.fd, done), open.path);
+    await this.#open.close(file);
   }
 
   async size(file: FileId): Promise<number> {
-    const open = this.#fileAt(file);
+    const open = this.#open.at(file);
     if (open.blockBytes > 0) return open.blockBytes;
     const stat = await call<fs.Stats>((done) => fs.fstat(open.fd, done), open.path);
     return stat.size;
@@ -192,23 +160,23 @@ export class NodeDisk implements Disk {
   }
 
   sync(handler: HandlerId, tag: number, file: FileId): void {
-    this.#stage(DiskKind.Sync, handler, tag, file, 0, 0);
+    this.#stage(this.#take(DiskKind.Sync, handler, tag, file, 0, 0));
   }
 
   allocate(handler: HandlerId, tag: number, file: FileId, offset: number, bytes: number): void {
-    const blockBytes = this.#fileAt(file).blockBytes;
+    const slot = this.#take(DiskKind.Allocate, handler, tag, file, offset, bytes);
+    const blockBytes = this.#open.at(file).blockBytes;
     if (blockBytes === 0) {
-      this.#stage(DiskKind.Allocate, handler, tag, file, offset, bytes);
+      this.#stage(slot);
       return;
     }
     // A device has all its blocks already.
-    const slot = this.#take(DiskKind.Allocate, handler, tag, file, offset, bytes);
     const result = offset + bytes <= blockBytes ? 0 : -ENOSPC;
     setImmediate(() => this.#finishOutside(slot, result));
   }
 
   punch(handler: HandlerId, tag: number, file: FileId, offset: number, bytes: number): void {
-    this.#stage(DiskKind.Punch, handler, tag, file, offset, bytes);
+    this.#stage(this.#take(DiskKind.Punch, handler, tag, file, offset, bytes));
   }
 
   truncate(handler: HandlerId, tag: number, file: FileId, bytes: number): void {
@@ -258,62 +226,15 @@ export class NodeDisk implements Disk {
   }
 
   async #stop(): Promise<void> {
-    assert(this.#opening === 0, "no file is being opened when the disk stops");
-    const closing: Array<Promise<void>> = [];
-    for (let file = 0; file < this.#open.length; file++) {
-      const open = this.#open[file];
-      if (open && open.closing === null) closing.push(this.close(file));
-      else if (open?.closing) closing.push(open.closing.promise);
-    }
-    await Promise.all(closing);
+    await this.#open.stop();
     assert(this.inFlight === 0, "closed files have nothing in flight");
     this.#detach();
     this.#engine.close();
   }
 
-  // Opening
-
-  async #openFd(path: string, options: OpenOptions): Promise<{ fd: number; direct: boolean }> {
-    const { O_CREAT, O_EXCL, O_RDWR, O_RDONLY, O_DIRECT } = fs.constants;
-    let flags = options.write ? O_RDWR : O_RDONLY;
-    if (options.create) flags |= O_CREAT;
-    if (options.exclusive) flags |= O_EXCL;
-    const attempt = (extra: number) =>
-      call<number>((done) => fs.open(path, flags | extra, 0o600, done), path);
-    if (!options.direct) return { fd: await attempt(0), direct: false };
-    try {
-      return { fd: await attempt(O_DIRECT), direct: true };
-    } catch (error) {
-      if (!isErrno(error, "EINVAL")) throw error;
-      // The name was made all the same, so that `exclusive` must not be asked again.
-      flags &= ~O_EXCL;
-      const fd = await attempt(0);
-      this.#log.warn("no O_DIRECT on this file system: the page cache is used instead", { path });
-      return { fd, direct: false };
-    }
-  }
-
-  async #register(path: string, fd: number, direct: boolean, writable: boolean): Promise<FileId> {
-    const stat = await call<fs.Stats>((done) => fs.fstat(fd, done), path);
-    if (!stat.isFile() && !stat.isBlockDevice()) {
-      await call((done) => fs.close(fd, done), path);
-      throw new StorageError("OVS_INVALID", `${path} is neither a file nor a block device`);
-    }
-    const blockBytes = stat.isBlockDevice() ? await blockDeviceBytes(stat.rdev) : 0;
-    const open: OpenFile = { path, fd, direct, writable, blockBytes, inFlight: 0, closing: null };
-    const file = this.#open.length < FILES_MAX ? this.#open.length : this.#freeFiles.shift();
-    assert(file !== undefined, "there is room for the file");
-    this.#open[file] = open;
-    return file;
-  }
-
-  #fileAt(file: FileId): OpenFile {
-    const open = this.#open[file];
-    assert(open !== null && open !== undefined && open.closing === null, "the file is open");
-    return open;
-  }
-
   // Staging
+
+  // All is checked before a slot is taken: what asserts has staged nothing.
 
   #transfer(
     kind: DiskKind,
@@ -324,12 +245,12 @@ export class NodeDisk implements Disk {
     arena: number,
     bytes: number,
   ): void {
-    assert(arena > 0 && arena + bytes <= this.#arenaBytes, "the memory lies in the arena");
-    const slot = this.#stage(kind, handler, tag, file, offset, bytes);
     assert(bytes > 0 && bytes <= OPERATION_BYTES_MAX, "an operation moves something");
-    const unaligned = (offset | arena | bytes) & (CLUSTER_BYTES - 1);
-    assert(unaligned === 0 || !this.#open[file]!.direct, "direct I/O is whole clusters");
+    assert(arena > 0 && arena + bytes <= this.#arenaBytes, "the memory lies in the arena");
+    this.#checkAligned(file, offset | arena | bytes);
+    const slot = this.#take(kind, handler, tag, file, offset, bytes);
     this.#table.memory[slot] = arena;
+    this.#stage(slot);
   }
 
   #transferPieces(
@@ -342,47 +263,41 @@ export class NodeDisk implements Disk {
     count: number,
   ): void {
     const table = this.#table;
-    assert(count > 0 && count <= table.piecesMax, "a gather list has 1 to 1024 pieces");
+    assert(count > 0 && count <= table.piecesMax, "a list has 1 to 1024 pieces");
     assert(count * 2 <= pieces.length, "the list has that many pieces");
-    const slot = this.#stage(kind, handler, tag, file, offset, 1);
     let sum = 0;
-    let unaligned = offset;
-    let word = slot * table.piecesMax * PIECE_WORDS;
-    for (let i = 0; i < count; i++, word += PIECE_WORDS) {
+    let bits = offset;
+    for (let i = 0; i < count; i++) {
       const arena = pieces[2 * i]!;
       const bytes = pieces[2 * i + 1]!;
-      assert(
-        arena > 0 && bytes > 0 && arena + bytes <= this.#arenaBytes,
-        "pieces lie in the arena",
-      );
-      table.pieces[word] = arena;
-      table.pieces[word + 1] = 0;
-      table.pieces[word + 2] = bytes;
-      table.pieces[word + 3] = 0;
-      unaligned |= arena | bytes;
+      assert(arena > 0 && bytes > 0, "a piece is somewhere and something");
+      assert(arena + bytes <= this.#arenaBytes, "pieces lie in the arena");
+      bits |= arena | bytes;
       sum += bytes;
     }
     assert(sum <= OPERATION_BYTES_MAX, "an operation moves less than 2 GiB");
-    assert(
-      (unaligned & (CLUSTER_BYTES - 1)) === 0 || !this.#open[file]!.direct,
-      "direct I/O is whole clusters",
-    );
+    this.#checkAligned(file, bits);
+    const slot = this.#take(kind, handler, tag, file, offset, sum);
+    let word = slot * table.piecesMax * PIECE_WORDS;
+    for (let i = 0; i < count; i++, word += PIECE_WORDS) {
+      table.pieces[word] = pieces[2 * i]!;
+      table.pieces[word + 1] = 0;
+      table.pieces[word + 2] = pieces[2 * i + 1]!;
+      table.pieces[word + 3] = 0;
+    }
     table.count[slot] = count;
-    table.length[slot] = sum;
+    this.#stage(slot);
   }
 
-  #stage(
-    kind: DiskKind,
-    handler: HandlerId,
-    tag: number,
-    file: FileId,
-    offset: number,
-    bytes: number,
-  ): number {
-    const slot = this.#take(kind, handler, tag, file, offset, bytes);
+  /** `bits`: all places and lengths of an operation, or-ed. */
+  #checkAligned(file: FileId, bits: number): void {
+    const aligned = (bits & (CLUSTER_BYTES - 1)) === 0;
+    assert(aligned || !this.#open.at(file).direct, "direct I/O is whole clusters");
+  }
+
+  #stage(slot: number): void {
     this.#table.staged[this.#stagedCount++] = slot;
     if (this.#stagedCount === 1) this.#turn.request();
-    return slot;
   }
 
   #take(
@@ -393,12 +308,6 @@ export class NodeDisk implements Disk {
     offset: number,
     bytes: number,
   ): number {
-    const open = this.#open[file];
-    assert(open !== null && open !== undefined && open.closing === null, "the file is open");
-    assert(
-      kind === DiskKind.Read || kind === DiskKind.ReadScatter || open.writable,
-      "the file is open for writing",
-    );
     assert(
       offset >= 0 && bytes >= 0 && Number.isSafeInteger(offset + bytes),
       "places are whole numbers",
@@ -410,6 +319,9 @@ export class NodeDisk implements Disk {
     if (this.#freeCount === 0) {
       throw new StorageError("OVS_BUSY", `${DISK_SLOTS} disk operations are in flight`);
     }
+    const isRead = kind === DiskKind.Read || kind === DiskKind.ReadScatter;
+    assert(isRead || this.#open.at(file).writable, "the file is open for writing");
+    const open = this.#open.begin(file);
     const slot = this.#free[--this.#freeCount]!;
     const table = this.#table;
     table.kind[slot] = kind;
@@ -419,7 +331,6 @@ export class NodeDisk implements Disk {
     this.#handlerOf[slot] = handler;
     this.#tagOf[slot] = tag;
     this.#fileOf[slot] = file;
-    open.inFlight++;
     return slot;
   }
 
@@ -449,13 +360,7 @@ export class NodeDisk implements Disk {
   }
 
   #finish(slot: number, result: number): void {
-    const open = this.#open[this.#fileOf[slot]!];
-    assert(
-      open !== null && open !== undefined && open.inFlight > 0,
-      "a file stays open for its operations",
-    );
-    open.inFlight--;
-    if (open.closing !== null && open.inFlight === 0) open.closing.resolve();
+    this.#open.end(this.#fileOf[slot]!);
     const handler = this.#handlers[this.#handlerOf[slot]!]!;
     const tag = this.#tagOf[slot]!;
     this.#free[this.#freeCount++] = slot;
@@ -465,14 +370,19 @@ export class NodeDisk implements Disk {
   // Promises
 
   async #promised(file: FileId, what: string, stage: (tag: number) => void): Promise<number> {
-    const path = this.#fileAt(file).path;
+    const path = this.#open.at(file).path;
     await this.#permits.acquire();
     try {
-      const result = await new Promise<number>((resolve) => {
-        const tag = this.#freePromises.pop() ?? this.#promises.length;
-        this.#promises[tag] = resolve;
+      const tag = this.#freePromises.pop() ?? this.#promises.length;
+      const { promise, resolve } = deferred<number>();
+      this.#promises[tag] = resolve;
+      try {
         stage(tag);
-      });
+      } catch (error) {
+        this.#settle(tag, 0);
+        throw error;
+      }
+      const result = await promise;
       if (result < 0) throw diskError(what, path, result);
       return result;
     } finally {
@@ -487,8 +397,4 @@ export class NodeDisk implements Disk {
     this.#freePromises.push(tag);
     resolve(result);
   }
-}
-
-function isErrno(error: unknown, code: string): boolean {
-  return messageOf(error).includes(`${code}:`);
 }

@@ -30,20 +30,18 @@ export function mapArena(bytes: number): Arena {
   return new Arena(mapMemory(loadDiskAddon(), bytes));
 }
 
-/** Makes the disk of a thread over its arena. */
+/** Makes the disk of a thread over its arena; warns when it is not the engine that was wanted. */
 export function createDisk(
   world: { arena: Arena; turn: Turn; log: Log },
   wanted: DiskEngineName,
+  addon: DiskAddon = loadDiskAddon(),
 ): Disk {
-  const addon = loadDiskAddon();
   const memory = world.arena.buffer;
   return new NodeDisk({
     engine: (onDone) => {
-      if (wanted === "io_uring") {
-        const ring = UringEngine.open(addon, memory, onDone);
-        if (ring instanceof UringEngine) return ring;
-        world.log.warn(`io_uring is not used: ${ring}; disks are slower`, { engine: "fs" });
-      }
+      const ring = wanted === "fs" ? "OVS_DISK=fs" : UringEngine.open(addon, memory, onDone);
+      if (ring instanceof UringEngine) return ring;
+      world.log.warn(`io_uring is not used: ${ring}; disks are slower`, { engine: "fs" });
       return new FsEngine(addon, memory, onDone);
     },
     files: new NodeFiles(addon.flock),

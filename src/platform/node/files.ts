@@ -26,9 +26,15 @@ export function diskError(what: string, file: string, result: number): StorageEr
 }
 
 /** Wraps what node:fs throws; the errno's name stands in the message. */
-export function wrapErrno(error: NodeJS.ErrnoException, file: string): StorageError {
-  const code = CODES[error.code ?? ""] ?? "OVS_DISK_FAILED";
+export function wrapErrno(error: unknown, file: string): unknown {
+  if (!(error instanceof Error) || !("code" in error) || error instanceof StorageError)
+    return error;
+  const code = CODES[String(error.code)] ?? "OVS_DISK_FAILED";
   return new StorageError(code, `${file}: ${error.message}`, { cause: error });
+}
+
+function isErrno(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
 }
 
 /** Runs a function of node:fs with a callback; rejects with a StorageError that names the path. */
@@ -95,16 +101,19 @@ export class NodeFiles implements Files {
   }
 
   async readSmall(file: string, bytesMax: number): Promise<Uint8Array | null> {
-    const handle = await missingIsNull(fs.promises.open(file, "r").catch(rethrow(file)));
-    if (handle === null) return null;
     try {
-      const { size } = await handle.stat();
-      if (size > bytesMax) {
-        throw new StorageError("OVS_INVALID", `${file} has ${size} bytes, more than ${bytesMax}`);
+      const handle = await fs.promises.open(file, "r");
+      try {
+        const { size } = await handle.stat();
+        if (size <= bytesMax) return new Uint8Array(await handle.readFile());
+        const message = `${file} has ${size} bytes, more than the ${bytesMax} that are allowed`;
+        throw new StorageError("OVS_INVALID", message);
+      } finally {
+        await handle.close();
       }
-      return new Uint8Array(await handle.readFile());
-    } finally {
-      await handle.close();
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) return null;
+      throw wrapErrno(error, file);
     }
   }
 
@@ -121,7 +130,7 @@ export class NodeFiles implements Files {
       await fs.promises.rename(temporary, file);
     } catch (error) {
       await fs.promises.rm(temporary, { force: true }).catch(() => undefined);
-      throw wrapErrno(error as NodeJS.ErrnoException, file);
+      throw wrapErrno(error, file);
     }
     await this.syncFolder(path.dirname(file));
   }
@@ -145,29 +154,31 @@ export class NodeFiles implements Files {
     const { O_RDWR, O_CREAT } = fs.constants;
     const fd = await call<number>((done) => fs.open(file, O_RDWR | O_CREAT, 0o600, done), file);
     const close = () => call((done) => fs.close(fd, done), file);
-    const result = this.#flock(fd);
-    if (result < 0) {
-      const holder = fs.readFileSync(fd, "latin1").trim();
+    try {
+      const result = this.#flock(fd);
+      if (result < 0) throw refusedLock(folder, fd, result);
+      const pid = Buffer.from(`${process.pid}\n`);
+      await call((done) => fs.ftruncate(fd, 0, done), file);
+      await call((done) => fs.write(fd, pid, 0, pid.length, 0, (error) => done(error)), file);
+    } catch (error) {
       await close();
-      if (getSystemErrorName(result) !== "EAGAIN") throw diskError("lock", file, result);
-      throw new StorageError("OVS_BUSY", `${folder} is in use by the process with pid ${holder}`);
+      throw error;
     }
-    await call((done) => fs.ftruncate(fd, 0, done), file);
-    const pid = Buffer.from(`${process.pid}\n`);
-    await call((done) => fs.write(fd, pid, 0, pid.length, 0, (error) => done(error)), file);
     let released: Promise<void> | null = null;
-    const release = (): Promise<void> => {
-      released ??= close();
-      return released;
+    return {
+      release: async () => {
+        released ??= close();
+        await released;
+      },
     };
-    return { release };
   }
 }
 
-function rethrow(file: string): (error: NodeJS.ErrnoException) => never {
-  return (error) => {
-    throw wrapErrno(error, file);
-  };
+function refusedLock(folder: string, fd: number, result: number): StorageError {
+  if (getSystemErrorName(result) !== "EAGAIN") return diskError("lock", folder, result);
+  const holder = fs.readFileSync(fd, "latin1").trim();
+  const who = holder === "" ? "another process" : `the process with pid ${holder}`;
+  return new StorageError("OVS_BUSY", `${folder} is in use by ${who}`);
 }
 
 async function missingIsNull<T>(promise: Promise<T>): Promise<T | null> {
