@@ -16,6 +16,7 @@ const COMMANDS = {
   start: { groups: ["build"], run: start },
   test: { groups: ["build", "test", "check", "vm"], run: testCommand },
   check: { groups: ["build", "check"], run: (args) => script("tools/check.mjs", args) },
+  perf: { groups: ["build", "test"], run: (args) => script("dist/perf/run.js", args) },
   "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
   fuzz: {
     groups: ["build", "check"],

@@ -123,13 +123,14 @@ mount_system() {
   mount --rbind /dev "$folder/dev"
 }
 
-# inside COMMAND…: runs it in the clone on the fresh machine, with nothing of the host's environment.
+# inside COMMAND…: runs it in the clone on the fresh machine, without the host's environment.
 inside() {
   local extra=()
   local bundle=/etc/ssl/certs/ca-certificates.crt
   [ -z "${NODE_EXTRA_CA_CERTS:-}" ] || extra=("NODE_EXTRA_CA_CERTS=$bundle")
   exec env -i HOME=$user_home PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    LANG=C.UTF-8 TERM=dumb "${extra[@]}" chroot "$folder" sh -c "cd $clone && exec \"\$@\"" sh "$@"
+    LANG=C.UTF-8 TERM=dumb "${extra[@]}" chroot "$folder" \
+    sh -c "cd $clone && exec \"\$@\"" sh "$@"
 }
 
 stage_start() {
