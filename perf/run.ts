@@ -10,9 +10,10 @@ import { diskRow } from "./disk.js";
 import type { RowReport } from "./lib/report.js";
 import { formatTable, writeResults } from "./lib/report.js";
 import type { Row } from "./lib/row.js";
+import { nbdRow } from "./nbd.js";
 
 /** In the order of the table. A new row is one import and one entry. */
-const ROWS: readonly Row[] = [diskRow];
+const ROWS: readonly Row[] = [diskRow, nbdRow];
 
 const ROUNDS = 5;
 const SECONDS = 6;

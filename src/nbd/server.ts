@@ -202,7 +202,8 @@ export class NbdServer {
   }
 
   #onClosed(connection: number, id: number, reason: string): void {
-    this.#world.log.debug("a connection has ended", { connection, reason });
+    const why = reason === "" ? "the client disconnected" : reason;
+    this.#world.log.debug("a connection has ended", { connection, reason: why });
     if (this.#leaving.has(id)) this.#settle();
     this.#tell(this.counters().connections);
   }

@@ -259,10 +259,9 @@ t.test("sockets", async (t) => {
   t.throws(() => bench.listener.listen("tcp:no.such.host.invalid:1"), /cannot resolve/);
   t.throws(() => bench.listener.listen("udp:1"), /not an address/);
   t.throws(() => bench.listener.listenFd(0x7fff), /not a stream socket/);
-  const stale = spawn(process.execPath, [
-    "-e",
-    `require("net").createServer().listen(${JSON.stringify(`${bench.folder}/stale`)}, () => process.kill(process.pid, 9))`,
-  ]);
+  const die = "process.kill(process.pid, 9)";
+  const left = `require("net").createServer().listen(process.argv[1], () => ${die})`;
+  const stale = spawn(process.execPath, ["-e", left, `${bench.folder}/stale`]);
   await once(stale, "exit");
   t.ok(existsSync(`${bench.folder}/stale`));
   chmodSync(`${bench.folder}/stale`, 0o755);
