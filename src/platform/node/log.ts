@@ -156,5 +156,7 @@ function humanLine(line: string): string {
   } = JSON.parse(line) as Record<string, unknown>;
   const clock = new Date(String(time)).toTimeString().slice(0, 8);
   const tail = Object.entries(fields).map(([key, value]) => `${key}=${String(value)}`);
-  return `${[`${clock} ${String(level).padEnd(5)} ${name}: ${msg}`, ...tail].join("  ")}\n`;
+  const text = [`${clock} ${String(level).padEnd(5)} ${name}: ${msg}`, ...tail].join("  ");
+  // What came from a stranger must neither break the line nor steer the terminal.
+  return `${text.replace(/\p{Cc}/gu, " ")}\n`;
 }
