@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The registry over a connection to `ovs registry`. It outlives restarts of the service: calls
 // wait for it until their deadline, watches end (their owners read again and watch anew), leases
-// go on. A call whose deadline passes, or whose connection is lost, may have been carried out (P-B1).
+// go on. A call whose deadline passes, or whose connection is lost, may have been carried out
+// (P-B1).
 
 import { z } from "zod";
 import { assert } from "../base/assert.js";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The protocol of the registry service: operation codes, and the way between the objects of
-// registry.ts and the messages of wire/formats/registry.ts. A message that fits travels in a frame's
-// meta; a larger one is the frame's payload.
+// registry.ts and the messages of wire/formats/registry.ts. A message that fits travels in a
+// frame's meta; a larger one is the frame's payload.
 
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";

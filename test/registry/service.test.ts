@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The registry as a process of its own, over real sockets: the contract, kills, restarts, bad input.
+// The registry as a process of its own, over real sockets: the contract, kills, restarts, bad
+// input.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
