@@ -64,9 +64,9 @@ export function isUnknownOutcome(error: unknown): boolean {
 
 /**
  * Carries a change out, or finds out for certain that it was not and never will be. Rejects with
- * OVS_TIMEOUT when that is not known at the deadline: both states must then be reckoned with. Errors
- * that the registry gives before it does anything (OVS_INVALID, OVS_FULL, OVS_BUSY, OVS_NOT_FOUND)
- * pass through only while nothing is unsettled.
+ * OVS_TIMEOUT when that is not known at the deadline: both states must then be reckoned with.
+ * Errors that the registry gives before it does anything (OVS_INVALID, OVS_FULL, OVS_BUSY,
+ * OVS_NOT_FOUND) pass through only while nothing is unsettled.
  */
 export async function settle(
   clock: Pick<Clock, "nowMs" | "sleep">,

@@ -76,6 +76,19 @@ t.test("a restart keeps keys and revisions, and gives leases their full time aga
   await close();
 });
 
+t.test("transactions of one caller are carried out in the order of the calls", async (t) => {
+  const { registry, close } = await open("order");
+  const calls = Array.from({ length: 40 }, (_, i) =>
+    registry.transact({
+      compares: [{ key: "a", target: "version", is: "=", number: i }],
+      success: [put("a", String(i))],
+      failure: [],
+    }),
+  );
+  t.ok((await Promise.all(calls)).every((result) => result.succeeded));
+  await close();
+});
+
 t.test("closing finishes what was asked", async (t) => {
   const { registry, close } = await open("closing");
   const writes = Array.from({ length: 100 }, (_, i) => registry.transact(always(put(`${i}`, "x"))));

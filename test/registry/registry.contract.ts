@@ -347,20 +347,6 @@ export async function registryContract(t: Test, make: () => RegistryHarness): Pr
     t.match(await r.get(key), { value: bytes("24"), version: 24 });
   });
 
-  await run(
-    "transactions of one caller are carried out in the order of the calls",
-    async (t, r, p) => {
-      const calls = Array.from({ length: 40 }, (_, i) =>
-        r.transact({
-          compares: [{ key: `${p}a`, target: "version", is: "=", number: i }],
-          success: [put(`${p}a`, String(i))],
-          failure: [],
-        }),
-      );
-      t.ok((await Promise.all(calls)).every((result) => result.succeeded));
-    },
-  );
-
   await run("a watch tells past and present in order, a transaction at a time", async (t, r, p) => {
     const { revision } = await r.transact(always(put(`${p}w/a`, "1"), put(`${p}other`, "no")));
     await r.transact(always(put(`${p}w/b`, "2")));
