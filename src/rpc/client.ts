@@ -25,86 +25,24 @@ import { copySegments } from "../platform/segments.js";
 import type { Timer, World } from "../platform/world.js";
 import { type AnswerHandler, CallState, CallTable } from "./calls.js";
 import { decodeControl, encodeControl } from "./control.js";
+import { Greeting } from "./greeting.js";
 import {
   checkIdentity,
-  type Identity,
   makeHello,
   OPERATION_HELLO,
   OPERATION_PING,
   OPERATION_RESERVED,
-  type Wanted,
-  welcomeSchema,
 } from "./hello.js";
-import { encodeMessage, errorOf, STATUS_OF, STATUS_OK } from "./status.js";
+import type { Answer, CallOptions, RpcClientOptions } from "./options.js";
+import { Promised } from "./promised.js";
+import { encodeMessage, STATUS_OF } from "./status.js";
 
 export type { AnswerHandler } from "./calls.js";
+export type { Answer, CallOptions, EarlyCall, RpcClientOptions } from "./options.js";
 
 export const TIMEOUT_MS_MAX = 24 * 3600 * 1000;
 /** Heartbeat intervals without any frame after which the other side counts as dead. */
 const SILENCE_MAX = 3;
-const NO_BYTES = new Uint8Array(0);
-
-export interface CallOptions {
-  timeoutMs: number;
-  /** 0 normal, 1 background. */
-  priority?: number;
-}
-
-/** An answer that was a success. */
-export interface Answer {
-  status: number;
-  /** A copy: belongs to the caller. */
-  meta: Uint8Array;
-  /**
-   * Arena offset of a payload that did not go to `into`, 0 for none. Gives: `network.release` it.
-   */
-  payload: number;
-  payloadBytes: number;
-}
-
-/** Calls that go out before all others, while a connection is being set up. */
-export type EarlyCall = (
-  operation: number,
-  meta: Uint8Array | null,
-  timeoutMs: number,
-) => Promise<Answer>;
-
-export interface RpcClientOptions {
-  address: Address;
-  /** Who calls. */
-  self: Identity;
-  /** Whom it must be. */
-  wants: Wanted;
-  /** Calls that may be in flight and waiting together; more are refused with OVS_BUSY. */
-  callsMax?: number;
-  /**
-   * Calls in flight at a time; the others wait. Below the server's limit, so that pings get
-   * through.
-   */
-  inFlightMax?: number;
-  connectTimeoutMs?: number;
-  /** A silent connection is asked for a sign of life after this, and given up after three. */
-  heartbeatMs?: number;
-  backoffMsMin?: number;
-  backoffMsMax?: number;
-  /**
-   * What calls do while there is no connection after a failed attempt: fail at once, or wait until
-   * their deadline.
-   */
-  whileDown?: "fail" | "wait";
-  /**
-   * Runs after the hello and before any other call of a new connection; a rejection ends the
-   * connection.
-   */
-  handshake?: (call: EarlyCall) => Promise<void>;
-  onUp?: () => void;
-  /** After a connection that was up is lost. */
-  onDown?: (reason: string) => void;
-  /**
-   * One-way frames of the server. `meta` valid during the call only; gives the payload: release it.
-   */
-  onNotice?: (operation: number, meta: Uint8Array, payload: number, payloadBytes: number) => void;
-}
 
 type ClientState = "idle" | "connecting" | "greeting" | "up" | "down" | "closed";
 
@@ -117,6 +55,7 @@ export class RpcClient implements ConnectionHandler {
   readonly #heartbeatMs: number;
   readonly #frame: Frame;
   readonly #promised: Promised;
+  readonly #greeting: Greeting;
   readonly #sent: Array<(() => void) | null>;
   #state: ClientState = "idle";
   #connection: Connection | null = null;
@@ -131,7 +70,6 @@ export class RpcClient implements ConnectionHandler {
   #timer: Timer | null = null;
   #timerAtMs = Number.POSITIVE_INFINITY;
   #retry: Timer | null = null;
-  #greeted: ((frame: ReceivedFrame | null) => void) | null = null;
   #closing: Array<() => void> = [];
   #attempts = 0;
 
@@ -146,6 +84,7 @@ export class RpcClient implements ConnectionHandler {
     this.#inFlightMax = options.inFlightMax ?? 192;
     this.#heartbeatMs = options.heartbeatMs ?? 2000;
     this.#frame = { kind: 0, operation: 0, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
+    this.#greeting = new Greeting(world.clock);
     this.#promised = new Promised(this.#calls.size, (payload) => world.network.release(payload));
     this.#sent = new Array<(() => void) | null>(this.#calls.size).fill(null);
     assert(this.#inFlightMax > 0 && this.#heartbeatMs > 0, "limits are positive");
@@ -313,7 +252,7 @@ export class RpcClient implements ConnectionHandler {
       this.#downCode = "OVS_UNAVAILABLE";
     }
     this.#failSent();
-    this.#greeted?.(null);
+    this.#greeting.onEnd(this.#reason);
     if (this.#state === "closed") this.#finishClosing();
     else if (this.#attempts === 0) this.#scheduleRetry();
     if (wasUp) this.#options.onDown?.(this.#reason);
@@ -337,7 +276,7 @@ export class RpcClient implements ConnectionHandler {
 
   #onOwnAnswer(frame: ReceivedFrame): void {
     if (frame.payload !== 0) this.#world.network.release(frame.payload);
-    if (frame.operation === OPERATION_HELLO && this.#greeted !== null) this.#greeted(frame);
+    if (frame.operation === OPERATION_HELLO) this.#greeting.onAnswer(frame);
   }
 
   #onNotice(frame: ReceivedFrame): void {
@@ -586,7 +525,11 @@ export class RpcClient implements ConnectionHandler {
     this.#silence = 0;
     this.#heartbeatAtMs = this.#world.clock.nowMs() + this.#heartbeatMs;
     this.#arm(this.#heartbeatAtMs);
-    const self = await this.#hello(connection, timeoutMs);
+    const greeted = this.#greeting.wait(timeoutMs);
+    const hello = encodeControl(makeHello(this.#options.self, this.#options.wants));
+    this.#header(0, OPERATION_HELLO, 0, 0, timeoutMs);
+    connection.send(this.#frame, hello, null, null);
+    const self = await greeted;
     checkIdentity(self, this.#options.wants);
     await this.#options.handshake?.((operation, meta, callMs) =>
       this.#early(operation, meta, callMs),
@@ -598,29 +541,6 @@ export class RpcClient implements ConnectionHandler {
     this.#failures = 0;
     this.#pump();
     this.#options.onUp?.();
-  }
-
-  #hello(connection: Connection, timeoutMs: number): Promise<Identity> {
-    const hello = encodeControl(makeHello(this.#options.self, this.#options.wants));
-    return new Promise<Identity>((resolve, reject) => {
-      const timer = this.#world.clock.after(timeoutMs, () => this.#greeted?.(null));
-      this.#greeted = (frame) => {
-        this.#greeted = null;
-        timer.cancel();
-        try {
-          if (frame === null) {
-            const why = this.#connection === null ? this.#reason : "no answer to the hello";
-            throw new StorageError("OVS_UNAVAILABLE", why);
-          }
-          if (frame.status !== STATUS_OK) throw errorOf(frame.status, frame.meta);
-          resolve(decodeControl(frame.meta, welcomeSchema).self);
-        } catch (error) {
-          reject(error);
-        }
-      };
-      this.#header(0, OPERATION_HELLO, 0, 0, timeoutMs);
-      connection.send(this.#frame, hello, null, null);
-    });
   }
 
   /** A call of the handshake: past the line of waiting calls. */
@@ -660,59 +580,5 @@ export class RpcClient implements ConnectionHandler {
     const closing = this.#closing;
     this.#closing = [];
     for (const resolve of closing) resolve();
-  }
-}
-
-/** Turns answers into settled promises. */
-class Promised implements AnswerHandler {
-  readonly #resolves: Array<((answer: Answer) => void) | null>;
-  readonly #rejects: Array<((error: unknown) => void) | null>;
-  readonly #free: number[] = [];
-  readonly #release: (payload: number) => void;
-
-  /** Room for refused calls too: they end a moment later. */
-  constructor(callsMax: number, release: (payload: number) => void) {
-    const size = 2 * callsMax;
-    this.#release = release;
-    this.#resolves = new Array<((answer: Answer) => void) | null>(size).fill(null);
-    this.#rejects = new Array<((error: unknown) => void) | null>(size).fill(null);
-    for (let token = size - 1; token >= 0; token--) this.#free.push(token);
-  }
-
-  add(resolve: (answer: Answer) => void, reject: (error: unknown) => void): number {
-    const token = this.#free.pop() ?? -1;
-    if (token < 0) return -1;
-    this.#resolves[token] = resolve;
-    this.#rejects[token] = reject;
-    return token;
-  }
-
-  drop(token: number): void {
-    this.#resolves[token] = null;
-    this.#rejects[token] = null;
-    this.#free.push(token);
-  }
-
-  onAnswer(
-    token: number,
-    status: number,
-    meta: Uint8Array,
-    payload: number,
-    payloadBytes: number,
-  ): void {
-    const resolve = this.#resolves[token]!;
-    const reject = this.#rejects[token]!;
-    this.drop(token);
-    if (status === STATUS_OK) {
-      resolve({
-        status,
-        meta: meta.byteLength === 0 ? NO_BYTES : meta.slice(),
-        payload,
-        payloadBytes,
-      });
-      return;
-    }
-    if (payload !== 0) this.#release(payload);
-    reject(errorOf(status, meta));
   }
 }

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real network over node:net. Frames are laid out and checked in JavaScript; payloads are
-// copied once between the socket's buffers and the arena.
+// The real network: connections as objects over the addon `transport`, which reads, checks and
+// writes frames. What is staged in a turn leaves at its end, in one call of the addon; what has
+// come in a wake-up is handed out in one turn.
 
-import { rmSync } from "node:fs";
-import net from "node:net";
+import { lookup } from "node:dns/promises";
+import { isIP } from "node:net";
+import { constants } from "node:os";
 import { assert } from "../../base/assert.js";
 import { messageOf, StorageError } from "../../base/errors.js";
-import { formatTcp, parseAddress } from "../address.js";
-import { type Arena, ArenaPool } from "../arena.js";
-import type { Log } from "../log.js";
+import { MIB } from "../../base/units.js";
 import {
-  type Address,
-  type Connection,
-  type ConnectionHandler,
-  type Frame,
-  type Listener,
-  META_BYTES_MAX,
-  type Network,
-  PAYLOAD_BYTES_MAX,
-  type ReceivedFrame,
-  type Segments,
+  describeErrno,
+  describeFault,
+  EventKind,
+  FAULT_PEER_CLOSED,
+  TransportSession,
+} from "../../native/transport.js";
+import { formatTcp, parseAddress } from "../address.js";
+import type { Arena } from "../arena.js";
+import type { Log } from "../log.js";
+import type {
+  Address,
+  Connection,
+  ConnectionHandler,
+  Frame,
+  Listener,
+  Network,
+  ReceivedFrame,
+  Segments,
 } from "../network.js";
-import { copySegments, segmentsBytes } from "../segments.js";
 import { FlushStage, type Turn } from "../turn.js";
 
 export interface NetworkOptions {
@@ -32,60 +39,96 @@ export interface NetworkOptions {
   receivePoolBytes: number;
 }
 
+/** Bytes that one connection may have queued: more is a sender that does not heed back-pressure. */
+export const QUEUED_BYTES_MAX = 512 * MIB;
+
 const HEADER_BYTES = 64;
-const MAGIC = 0x5446564f; // "OVFT"
-const VERSION = 1;
-const CRC = makeTable();
+const CONNECT_RETRY_MS = 5;
+const NO_BYTES = new Uint8Array(0);
 
 /** Opens the network of a thread. */
 export function openNetwork(options: NetworkOptions): Network {
   return new NodeNetwork(options);
 }
 
-function makeTable(): Uint32Array {
-  return Uint32Array.from({ length: 256 }, (_, value) => {
-    let crc = value;
-    for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0x82f63b78 : crc >>> 1;
-    return crc;
-  });
-}
+type Accept = (connection: Connection) => ConnectionHandler;
 
-function crc32c(bytes: Uint8Array, seed: number): number {
-  let crc = ~seed;
-  for (let i = 0; i < bytes.length; i++) crc = CRC[(crc ^ bytes[i]!) & 0xff]! ^ (crc >>> 8);
-  return ~crc >>> 0;
+interface Attempt {
+  connection: NodeConnection;
+  resolve: (connection: Connection) => void;
+  reject: (error: StorageError) => void;
 }
 
 class NodeNetwork implements Network {
-  readonly arena: Arena;
-  readonly turn: Turn;
-  readonly log: Log;
-  readonly pool: ArenaPool;
-  readonly connections = new Set<NodeConnection>();
-  readonly staged: NodeConnection[] = [];
-  readonly #listeners = new Set<NodeListener>();
-  #ids = 0;
+  readonly #turn: Turn;
+  readonly #log: Log;
+  readonly #session: TransportSession;
+  readonly #detach: () => void;
+  readonly #connections = new Map<number, NodeConnection>();
+  readonly #listeners = new Map<number, NodeListener>();
+  readonly #attempts = new Map<number, Attempt>();
+  readonly #frame: ReceivedFrame;
+  /** Token t belongs to tokens[t]; 0 is nobody's. */
+  readonly #tokens: Array<(() => void) | null> = [null];
+  readonly #freeTokens: number[] = [];
+  /** Tokens of frames that are sent, whose callbacks have not run yet. */
+  readonly #told: number[] = [];
+  #toldNext = 0;
+  #isHandedOver = false;
+  #stopped = false;
+  #stopping: Promise<void> | null = null;
+  #onEmpty: (() => void) | null = null;
 
   constructor(options: NetworkOptions) {
-    this.arena = options.arena;
-    this.turn = options.turn;
-    this.log = options.log;
-    const offset = options.arena.region(options.receivePoolBytes, "network receive pool");
-    this.pool = new ArenaPool(offset, options.receivePoolBytes);
-    this.turn.atEnd(FlushStage.Network, () => this.#flush());
+    this.#turn = options.turn;
+    this.#log = options.log;
+    const bytes = options.receivePoolBytes;
+    const offset = options.arena.region(bytes, "the network's receive pool");
+    this.#session = new TransportSession(options.arena.buffer, { offset, bytes }, (count) =>
+      this.#onEvents(count),
+    );
+    this.#detach = this.#turn.atEnd(FlushStage.Network, () => this.#flush());
+    this.#frame = {
+      kind: 0,
+      operation: 0,
+      status: 0,
+      priority: 0,
+      requestId: 0,
+      timeoutMs: 0,
+      meta: NO_BYTES,
+      payload: 0,
+      payloadBytes: 0,
+    };
   }
 
-  nextId(): number {
-    return ++this.#ids;
+  async listen(address: Address, accept: Accept): Promise<Listener> {
+    this.#assertRuns();
+    const parsed = parseAddress(address);
+    if (parsed.kind === "unix") {
+      const id = this.#listening(address, this.#session.listenUnix(parsed.path));
+      return this.#addListener(id, address, accept);
+    }
+    const ip = await resolveHost(parsed.host);
+    this.#assertRuns();
+    const id = this.#listening(address, this.#session.listenTcp(ip, parsed.port));
+    const real = formatTcp(parsed.host, this.#session.listenerPort(id));
+    return this.#addListener(id, real, accept);
   }
 
-  async listen(
-    address: Address,
-    accept: (connection: Connection) => ConnectionHandler,
-  ): Promise<Listener> {
-    const listener = new NodeListener(this, address, accept);
-    await listener.open();
-    this.#listeners.add(listener);
+  #listening(address: Address, id: number): number {
+    if (id >= 0) return id;
+    if (id === -constants.errno.EADDRINUSE) {
+      throw new StorageError("OVS_BUSY", `another process listens on ${address}`);
+    }
+    throw new StorageError("OVS_UNAVAILABLE", `cannot listen on ${address}: ${describeErrno(-id)}`);
+  }
+
+  #addListener(id: number, address: Address, accept: Accept): Listener {
+    const listener = new NodeListener(id, address, accept, () => {
+      this.#listeners.delete(id);
+      if (!this.#stopped) this.#session.closeListener(id);
+    });
+    this.#listeners.set(id, listener);
     return listener;
   }
 
@@ -95,180 +138,290 @@ class NodeNetwork implements Network {
     timeoutMs: number,
   ): Promise<Connection> {
     const parsed = parseAddress(address);
-    const socket =
-      parsed.kind === "unix" ? net.connect(parsed.path) : net.connect(parsed.port, parsed.host);
-    await new Promise<void>((resolve, reject) => {
-      const fail = (reason: string) => {
-        clearTimeout(timer);
-        socket.destroy();
-        reject(new StorageError("OVS_UNAVAILABLE", `cannot connect to ${address}: ${reason}`));
+    const endMs = performance.now() + timeoutMs;
+    const ip = parsed.kind === "tcp" ? await resolveHost(parsed.host) : "";
+    let id = 0;
+    for (;;) {
+      this.#assertRuns();
+      id =
+        parsed.kind === "tcp"
+          ? this.#session.connectTcp(ip, parsed.port)
+          : this.#session.connectUnix(parsed.path);
+      // A unix listener whose queue is full: nothing tells when there is room again.
+      if (id !== -constants.errno.EAGAIN || performance.now() >= endMs) break;
+      await new Promise((resolve) => setTimeout(resolve, CONNECT_RETRY_MS));
+    }
+    if (id < 0) throw unreachable(address, describeErrno(-id));
+    const connection = new NodeConnection(this, this.#session, id, address);
+    connection.handler = handler;
+    this.#connections.set(id, connection);
+    const leftMs = Math.max(0, endMs - performance.now());
+    return await new Promise<Connection>((resolve, reject) => {
+      const timer = setTimeout(() => connection.close(`no answer in ${timeoutMs} ms`), leftMs);
+      const attempt = {
+        connection,
+        resolve: (made: Connection) => {
+          clearTimeout(timer);
+          resolve(made);
+        },
+        reject: (error: StorageError) => {
+          clearTimeout(timer);
+          reject(error);
+        },
       };
-      const timer = setTimeout(() => fail(`no answer in ${timeoutMs} ms`), timeoutMs);
-      socket.once("error", (error) => fail(error.message));
-      socket.once("connect", () => {
-        clearTimeout(timer);
-        socket.removeAllListeners("error");
-        resolve();
-      });
+      this.#attempts.set(id, attempt);
     });
-    const connection = new NodeConnection(this, socket, address);
-    connection.attach(handler);
-    return connection;
   }
 
   release(payload: number): void {
-    this.pool.give(payload);
-    for (const connection of this.connections) connection.roomAgain();
+    if (this.#stopped) return;
+    this.makeRoom(0, 0);
+    this.#session.stageRelease(payload);
+    this.#turn.request();
   }
 
   async stop(): Promise<void> {
-    await Promise.all([...this.#listeners].map((listener) => listener.close()));
-    const closed = [...this.connections].map((connection) => connection.closed);
-    for (const connection of this.connections) connection.close("the network stops");
-    await Promise.all(closed);
+    this.#stopping ??= this.#stop();
+    await this.#stopping;
   }
 
-  forgetListener(listener: NodeListener): void {
-    this.#listeners.delete(listener);
+  async #stop(): Promise<void> {
+    for (const listener of [...this.#listeners.values()]) void listener.close();
+    for (const connection of this.#connections.values()) connection.close("the network stops");
+    if (this.#connections.size > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onEmpty = resolve;
+      });
+    }
+    this.#collect(false);
+    this.#tell();
+    this.#stopped = true;
+    this.#detach();
+    this.#session.stop();
   }
+
+  #assertRuns(): void {
+    if (this.#stopping !== null) throw new StorageError("OVS_CLOSED", "the network is stopped");
+  }
+
+  // For connections.
+
+  /** Hands the log over when an entry of that size would not fit. */
+  makeRoom(segments: number, metaBytes: number): void {
+    if (!this.#session.hasRoomFor(segments, metaBytes)) this.handOver();
+  }
+
+  /** Hands the log over in the middle of a turn; nothing is sent yet. */
+  handOver(): void {
+    this.#isHandedOver = true;
+    this.#collect(false);
+  }
+
+  requestTurn(): void {
+    this.#turn.request();
+  }
+
+  /** A token for a callback that runs once the frame is sent. */
+  tokenOf(onSent: (() => void) | null): number {
+    if (onSent === null) return 0;
+    const token = this.#freeTokens.pop() ?? this.#tokens.push(null) - 1;
+    this.#tokens[token] = onSent;
+    return token;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  // Turns.
 
   #flush(): void {
-    for (const connection of this.staged) connection.flush();
-    this.staged.length = 0;
+    if (this.#session.hasStaged || this.#isHandedOver) {
+      this.#isHandedOver = false;
+      this.#collect(true);
+    }
+    this.#tell();
+  }
+
+  #collect(flush: boolean): void {
+    const { done, doneMax } = this.#session;
+    for (let count = doneMax; count === doneMax; ) {
+      count = this.#session.apply(flush);
+      for (let i = 0; i < count; i++) this.#told.push(done[i]!);
+    }
+  }
+
+  /** Runs the callbacks of sent frames; they may stage more, which leaves in the next round. */
+  #tell(): void {
+    while (this.#toldNext < this.#told.length) this.#sent(this.#told[this.#toldNext++]!);
+    this.#told.length = 0;
+    this.#toldNext = 0;
+  }
+
+  #sent(token: number): void {
+    const onSent = this.#tokens[token];
+    assert(onSent !== null && onSent !== undefined, "a token is told once");
+    this.#tokens[token] = null;
+    this.#freeTokens.push(token);
+    onSent();
+  }
+
+  #onEvents(count: number): void {
+    const { events, eventWords } = this.#session;
+    this.#turn.begin();
+    for (let i = 0, at = 0; i < count; i++, at += eventWords) {
+      const kind = events[at]!;
+      if (kind === EventKind.Frame) this.#onFrame(at);
+      else if (kind === EventKind.Sent) this.#sent(events[at + 1]!);
+      else if (kind === EventKind.Closed) {
+        this.#onClosed(events[at + 1]!, events[at + 2]!, events[at + 3]!);
+      } else if (kind === EventKind.Connected) this.#onConnected(events[at + 1]!);
+      else this.#onAccepted(events[at + 1]!, events[at + 2]!);
+    }
+    this.#turn.end();
+  }
+
+  #onFrame(at: number): void {
+    const { events, metas } = this.#session;
+    const connection = this.#connections.get(events[at + 1]!);
+    const payload = events[at + 9]!;
+    if (connection === undefined || !connection.open) {
+      if (payload !== 0) this.release(payload);
+      return;
+    }
+    const frame = this.#frame;
+    const metaBytes = events[at + 8]!;
+    const metaAt = events[at + 7]!;
+    frame.kind = events[at + 2]! & 0xff;
+    frame.priority = events[at + 2]! >>> 8;
+    frame.operation = events[at + 3]! & 0xffff;
+    frame.status = events[at + 3]! >>> 16;
+    frame.requestId = events[at + 4]! + events[at + 5]! * 4_294_967_296;
+    frame.timeoutMs = events[at + 6]!;
+    frame.meta = metaBytes === 0 ? NO_BYTES : metas.subarray(metaAt, metaAt + metaBytes);
+    frame.payload = payload;
+    frame.payloadBytes = events[at + 10]!;
+    try {
+      connection.handler!.onFrame(connection, frame);
+    } catch (error) {
+      this.#refused(connection, error);
+    }
+  }
+
+  /** Anything but a StorageError is our own mistake and goes on to end the process. */
+  #refused(connection: NodeConnection, error: unknown): void {
+    if (!(error instanceof StorageError)) throw error;
+    this.#log.warn("connection ended", { peer: connection.peer, reason: messageOf(error) });
+    connection.close(messageOf(error));
+  }
+
+  #onAccepted(id: number, listenerId: number): void {
+    const listener = this.#listeners.get(listenerId);
+    const peer = this.#session.peer(id) || (listener?.address ?? "");
+    const connection = new NodeConnection(this, this.#session, id, peer);
+    this.#connections.set(id, connection);
+    if (listener === undefined) {
+      connection.close("nobody listens any more");
+      return;
+    }
+    try {
+      connection.handler = listener.accept(connection);
+    } catch (error) {
+      this.#refused(connection, error);
+    }
+  }
+
+  #onConnected(id: number): void {
+    const attempt = this.#attempts.get(id);
+    assert(attempt !== undefined, "a connection that was asked for");
+    if (!attempt.connection.open) return;
+    this.#attempts.delete(id);
+    attempt.resolve(attempt.connection);
+    // Whoever waits for the promise goes first: frames come only after it knows its connection.
+    setImmediate(() => attempt.connection.reading(true));
+  }
+
+  #onClosed(id: number, fault: number, errno: number): void {
+    const connection = this.#connections.get(id);
+    assert(connection !== undefined, "a connection ends once");
+    // What was staged for it and not handed over yet is told first: onSent comes before onClose.
+    this.handOver();
+    this.#tell();
+    this.#connections.delete(id);
+    const reason = connection.ended(describeFault(fault, errno));
+    const attempt = this.#attempts.get(id);
+    if (attempt !== undefined) {
+      this.#attempts.delete(id);
+      attempt.reject(unreachable(connection.peer, reason));
+    } else {
+      if (fault > FAULT_PEER_CLOSED) {
+        this.#log.warn("connection ended", { peer: connection.peer, reason });
+      }
+      connection.handler?.onClose(connection, reason);
+    }
+    if (this.#connections.size > 0 || this.#onEmpty === null) return;
+    this.#onEmpty();
+    this.#onEmpty = null;
+  }
+}
+
+function unreachable(address: Address, why: string): StorageError {
+  return new StorageError("OVS_UNAVAILABLE", `cannot connect to ${address}: ${why}`);
+}
+
+/** The numeric address of a host. OVS_UNAVAILABLE when its name is not known. */
+async function resolveHost(host: string): Promise<string> {
+  if (isIP(host) !== 0) return host;
+  try {
+    return (await lookup(host)).address;
+  } catch (error) {
+    throw new StorageError("OVS_UNAVAILABLE", `no address for ${host}: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }
 
 class NodeListener implements Listener {
-  address: Address;
-  readonly #network: NodeNetwork;
-  readonly #server: net.Server;
+  readonly address: Address;
+  readonly accept: Accept;
+  readonly id: number;
+  #close: (() => void) | null;
 
-  constructor(
-    network: NodeNetwork,
-    address: Address,
-    accept: (connection: Connection) => ConnectionHandler,
-  ) {
-    this.#network = network;
+  constructor(id: number, address: Address, accept: Accept, close: () => void) {
+    this.id = id;
     this.address = address;
-    this.#server = net.createServer({ pauseOnConnect: true }, (socket) => {
-      const peer = socket.remoteAddress
-        ? formatTcp(socket.remoteAddress, socket.remotePort!)
-        : address;
-      const connection = new NodeConnection(network, socket, peer);
-      network.turn.begin();
-      connection.attach(accept(connection));
-      network.turn.end();
-    });
-  }
-
-  async open(): Promise<void> {
-    const parsed = parseAddress(this.address);
-    if (parsed.kind === "unix") await removeStale(parsed.path);
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", (error) => {
-        reject(
-          new StorageError("OVS_UNAVAILABLE", `cannot listen on ${this.address}: ${error.message}`),
-        );
-      });
-      if (parsed.kind === "unix") this.#server.listen(parsed.path, resolve);
-      else this.#server.listen(parsed.port, parsed.host, resolve);
-    });
-    const bound = this.#server.address();
-    if (parsed.kind === "tcp" && bound !== null && typeof bound === "object") {
-      this.address = formatTcp(parsed.host, bound.port);
-    }
+    this.accept = accept;
+    this.#close = close;
   }
 
   async close(): Promise<void> {
-    this.#network.forgetListener(this);
-    // Connections live on: only the listening ends now, the callback would wait for them.
-    this.#server.close();
+    this.#close?.();
+    this.#close = null;
   }
-}
-
-/** Removes the socket file of a dead process; OVS_BUSY when somebody listens there. */
-async function removeStale(path: string): Promise<void> {
-  const lives = await new Promise<boolean>((resolve) => {
-    const probe = net.connect(path);
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once("error", () => resolve(false));
-  });
-  if (lives) throw new StorageError("OVS_BUSY", `another process listens on unix:${path}`);
-  rmSync(path, { force: true });
 }
 
 class NodeConnection implements Connection {
   readonly id: number;
   readonly peer: Address;
   open = true;
-  readonly closed: Promise<void>;
+  handler: ConnectionHandler | null = null;
   readonly #network: NodeNetwork;
-  readonly #socket: net.Socket;
-  readonly #expected = new Map<number, Segments>();
-  readonly #frame: ReceivedFrame;
-  readonly #unsent = new Set<() => void>();
-  #handler: ConnectionHandler | null = null;
-  #reason = "closed by the other side";
-  #queuedBytes = 0;
-  #corked = false;
-  #wanted = true;
-  #buffered: Buffer[] = [];
-  #bufferedBytes = 0;
-  /** The payload that is arriving: where it goes, and how far it is. */
-  #into: Segments | null = null;
-  #pool = 0;
-  #payloadBytes = 0;
-  #done = 0;
-  #crc = 0;
-  #payloadCrc = 0;
-  #haveHeader = false;
-  #metaBytes = 0;
-  #metaCrc = 0;
-  #noRoom = false;
+  readonly #session: TransportSession;
+  #reason: string | null = null;
+  #stagedBytes = 0;
+  #stagedAt = 0;
 
-  constructor(network: NodeNetwork, socket: net.Socket, peer: Address) {
-    this.id = network.nextId();
-    this.peer = peer;
+  constructor(network: NodeNetwork, session: TransportSession, id: number, peer: Address) {
     this.#network = network;
-    this.#socket = socket;
-    const meta = new Uint8Array(0);
-    this.#frame = {
-      kind: 0,
-      operation: 0,
-      status: 0,
-      priority: 0,
-      requestId: 0,
-      timeoutMs: 0,
-      meta,
-      payload: 0,
-      payloadBytes: 0,
-    };
-    socket.setNoDelay(true);
-    network.connections.add(this);
-    this.closed = new Promise((resolve) => socket.once("close", () => resolve(this.#onClosed())));
-    socket.on("error", (error) => {
-      this.#reason = error.message;
-    });
-    socket.on("end", () => this.close("closed by the other side"));
-  }
-
-  attach(handler: ConnectionHandler): void {
-    this.#handler = handler;
-    this.#socket.on("data", (data) => {
-      this.#network.turn.begin();
-      this.#buffered.push(data);
-      this.#bufferedBytes += data.length;
-      this.#parse();
-      this.#network.turn.end();
-    });
-    this.#resume();
+    this.#session = session;
+    this.id = id;
+    this.peer = peer;
   }
 
   get queuedBytes(): number {
-    return this.#queuedBytes;
+    if (!this.open) return 0;
+    const staged = this.#stagedAt === this.#session.applied ? this.#stagedBytes : 0;
+    return this.#session.queuedBytes(this.id) + staged;
   }
 
   send(
@@ -277,235 +430,57 @@ class NodeConnection implements Connection {
     payload: Segments | null,
     onSent: (() => void) | null,
   ): void {
-    if (!this.open) {
-      if (onSent) setImmediate(onSent);
+    if (!this.open && (onSent === null || this.#network.stopped)) {
+      if (onSent !== null) setImmediate(onSent);
       return;
     }
-    const pieces = payload ? copySegments(payload) : null;
-    const head = this.#encode(frame, meta, pieces);
-    const total = head.length + (pieces ? segmentsBytes(pieces) : 0);
-    this.#queuedBytes += total;
-    this.#stage();
-    const sent = () => {
-      if (!this.#unsent.delete(sent)) return;
-      this.#queuedBytes -= total;
-      onSent?.();
-    };
-    this.#unsent.add(sent);
-    const count = pieces ? pieces.count : 0;
-    this.#socket.write(head, count === 0 ? sent : undefined);
-    for (let i = 0; i < count; i++) {
-      const piece = this.#network.arena.slice(pieces!.list[2 * i]!, pieces!.list[2 * i + 1]!);
-      this.#socket.write(piece, i === count - 1 ? sent : undefined);
+    const segments = payload === null ? 0 : payload.count;
+    this.#network.makeRoom(segments, meta === null ? 0 : meta.byteLength);
+    const token = this.#network.tokenOf(onSent);
+    const bytes = HEADER_BYTES + this.#session.stageSend(this.id, frame, meta, payload, token);
+    if (this.#stagedAt !== this.#session.applied) {
+      this.#stagedAt = this.#session.applied;
+      this.#stagedBytes = 0;
     }
-  }
-
-  #stage(): void {
-    if (this.#corked) return;
-    this.#corked = true;
-    this.#socket.cork();
-    this.#network.staged.push(this);
-    this.#network.turn.request();
-  }
-
-  flush(): void {
-    this.#corked = false;
-    this.#socket.uncork();
+    this.#stagedBytes += bytes;
+    this.#network.requestTurn();
+    if (this.open && this.queuedBytes > QUEUED_BYTES_MAX) {
+      this.close("the other side does not take what is sent to it");
+    }
   }
 
   expect(requestId: number, into: Segments): void {
-    if (this.open) this.#expected.set(requestId, copySegments(into));
+    if (!this.open) return;
+    this.#network.makeRoom(into.count, 0);
+    this.#session.stageExpect(this.id, requestId, into);
+    this.#network.requestTurn();
   }
 
   forget(requestId: number): void {
-    const arriving = this.#haveHeader && this.#into !== null && this.#frame.requestId === requestId;
-    if (!this.#expected.delete(requestId) && !arriving) return;
-    if (arriving) this.close(`the answer to request ${requestId} was not complete in time`);
+    if (!this.open) return;
+    this.#network.handOver();
+    if (!this.#session.forget(this.id, requestId)) return;
+    this.close(`the answer to request ${requestId} was still arriving when its time was over`);
   }
 
   reading(on: boolean): void {
-    this.#wanted = on;
-    if (on) setImmediate(() => this.roomAgain());
-    else this.#socket.pause();
-  }
-
-  roomAgain(): void {
     if (!this.open) return;
-    this.#network.turn.begin();
-    this.#noRoom = false;
-    this.#parse();
-    this.#network.turn.end();
+    this.#network.makeRoom(0, 0);
+    this.#session.stageReading(this.id, on);
+    this.#network.requestTurn();
   }
 
   close(reason: string): void {
     if (!this.open) return;
     this.open = false;
     this.#reason = reason;
-    this.#socket.destroy();
+    this.#session.close(this.id);
   }
 
-  #onClosed(): void {
+  /** The addon has ended it; returns why. */
+  ended(reason: string): string {
     this.open = false;
-    this.#network.connections.delete(this);
-    if (this.#pool !== 0) this.#network.pool.give(this.#pool);
-    this.#network.turn.begin();
-    for (const sent of this.#unsent) sent();
-    this.#handler?.onClose(this, this.#reason);
-    this.#network.turn.end();
-  }
-
-  #resume(): void {
-    if (this.#wanted && !this.#noRoom && this.open) this.#socket.resume();
-  }
-
-  #encode(frame: Frame, meta: Uint8Array | null, pieces: Segments | null): Buffer {
-    const metaBytes = meta === null ? 0 : meta.byteLength;
-    const payloadBytes = pieces === null ? 0 : segmentsBytes(pieces);
-    assert(
-      metaBytes <= META_BYTES_MAX && payloadBytes <= PAYLOAD_BYTES_MAX,
-      "a frame has its limits",
-    );
-    const head = Buffer.alloc(HEADER_BYTES + metaBytes);
-    if (meta !== null) head.set(meta, HEADER_BYTES);
-    let crc = 0;
-    for (let i = 0; pieces !== null && i < pieces.count; i++) {
-      crc = crc32c(this.#network.arena.slice(pieces.list[2 * i]!, pieces.list[2 * i + 1]!), crc);
-    }
-    head.writeUInt32LE(MAGIC, 0);
-    head[4] = VERSION;
-    head[5] = frame.kind;
-    head.writeUInt16LE(frame.operation, 6);
-    head.writeUInt16LE(frame.status, 8);
-    head[10] = frame.priority;
-    head.writeBigUInt64LE(BigInt(frame.requestId), 16);
-    head.writeUInt32LE(frame.timeoutMs, 24);
-    head.writeUInt32LE(metaBytes, 28);
-    head.writeUInt32LE(payloadBytes, 32);
-    head.writeUInt32LE(crc32c(head.subarray(HEADER_BYTES), 0), 36);
-    head.writeUInt32LE(crc, 40);
-    head.writeUInt32LE(crc32c(head.subarray(0, 60), 0), 60);
-    return head;
-  }
-
-  #parse(): void {
-    try {
-      while (this.open && this.#wanted && this.#step());
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      this.#network.log.warn("connection ended", { peer: this.peer, reason: messageOf(error) });
-      this.close(messageOf(error));
-    }
-    if (this.#noRoom) this.#socket.pause();
-    else this.#resume();
-  }
-
-  /** One step of the state machine; false when more bytes or room are needed. */
-  #step(): boolean {
-    if (!this.#haveHeader) {
-      if (this.#bufferedBytes < HEADER_BYTES) return false;
-      this.#decode(this.#take(HEADER_BYTES));
-      return true;
-    }
-    if (this.#payloadBytes > 0 && this.#into === null && !this.#place()) return false;
-    if (this.#frame.meta.byteLength < this.#metaBytes) {
-      if (this.#bufferedBytes < this.#metaBytes) return false;
-      this.#frame.meta = this.#take(this.#metaBytes);
-    }
-    this.#receive();
-    if (this.#done < this.#payloadBytes) return false;
-    this.#deliver();
-    return true;
-  }
-
-  #take(bytes: number): Buffer {
-    const all = this.#buffered.length === 1 ? this.#buffered[0]! : Buffer.concat(this.#buffered);
-    this.#buffered = all.length > bytes ? [all.subarray(bytes)] : [];
-    this.#bufferedBytes -= bytes;
-    return all.subarray(0, bytes);
-  }
-
-  #decode(head: Buffer): void {
-    const bad = head.readUInt32LE(0) !== MAGIC || head[4] !== VERSION;
-    if (bad || crc32c(head.subarray(0, 60), 0) !== head.readUInt32LE(60)) {
-      throw new StorageError("OVS_PROTOCOL", "a frame header is damaged or not ours");
-    }
-    const frame = this.#frame;
-    frame.kind = head[5]!;
-    frame.operation = head.readUInt16LE(6);
-    frame.status = head.readUInt16LE(8);
-    frame.priority = head[10]!;
-    frame.requestId = Number(head.readBigUInt64LE(16));
-    frame.timeoutMs = head.readUInt32LE(24);
-    frame.meta = head.subarray(0, 0);
-    this.#metaBytes = head.readUInt32LE(28);
-    this.#payloadBytes = head.readUInt32LE(32);
-    this.#metaCrc = head.readUInt32LE(36);
-    this.#payloadCrc = head.readUInt32LE(40);
-    if (
-      this.#metaBytes > META_BYTES_MAX ||
-      this.#payloadBytes > PAYLOAD_BYTES_MAX ||
-      frame.kind > 2
-    ) {
-      throw new StorageError("OVS_PROTOCOL", "a frame header asks for too much");
-    }
-    this.#haveHeader = true;
-    this.#done = 0;
-    this.#crc = 0;
-  }
-
-  /** Finds the memory for a payload; false when the pool has no room now. */
-  #place(): boolean {
-    const expected = this.#frame.kind === 1 ? this.#expected.get(this.#frame.requestId) : undefined;
-    if (expected) {
-      if (segmentsBytes(expected) < this.#payloadBytes) {
-        throw new StorageError("OVS_PROTOCOL", "a payload is longer than what was expected");
-      }
-      this.#into = expected;
-      return true;
-    }
-    if (this.#payloadBytes > this.#network.pool.bytes) {
-      throw new StorageError(
-        "OVS_PROTOCOL",
-        `a payload of ${this.#payloadBytes} bytes is too long here`,
-      );
-    }
-    this.#pool = this.#network.pool.tryTake(this.#payloadBytes);
-    this.#noRoom = this.#pool === 0;
-    if (this.#noRoom) return false;
-    this.#into = { list: Uint32Array.of(this.#pool, this.#payloadBytes), count: 1 };
-    return true;
-  }
-
-  #receive(): void {
-    const bytes = Math.min(this.#bufferedBytes, this.#payloadBytes - this.#done);
-    if (bytes === 0) return;
-    const data = this.#take(bytes);
-    this.#crc = crc32c(data, this.#crc);
-    const { list, count } = this.#into!;
-    let skip = this.#done;
-    let from = 0;
-    for (let i = 0; i < count && from < data.length; i++) {
-      const length = list[2 * i + 1]!;
-      const part = Math.min(length - Math.min(skip, length), data.length - from);
-      this.#network.arena.bytes.set(data.subarray(from, from + part), list[2 * i]! + skip);
-      from += part;
-      skip = Math.max(0, skip - length);
-    }
-    this.#done += bytes;
-    assert(this.#done <= this.#payloadBytes, "a payload has its length");
-  }
-
-  #deliver(): void {
-    const frame = this.#frame;
-    if (crc32c(frame.meta, 0) !== this.#metaCrc || this.#crc !== this.#payloadCrc) {
-      throw new StorageError("OVS_PROTOCOL", "a frame's body is damaged");
-    }
-    frame.payload = this.#pool;
-    frame.payloadBytes = this.#payloadBytes;
-    if (frame.kind === 1) this.#expected.delete(frame.requestId);
-    this.#pool = 0;
-    this.#into = null;
-    this.#haveHeader = false;
-    this.#handler!.onFrame(this, frame);
+    this.#reason ??= reason;
+    return this.#reason;
   }
 }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Turns the ends of calls into settled promises.
+
+import type { AnswerHandler } from "./calls.js";
+import type { Answer } from "./options.js";
+import { errorOf, STATUS_OK } from "./status.js";
+
+const NO_BYTES = new Uint8Array(0);
+
+export class Promised implements AnswerHandler {
+  readonly #resolves: Array<((answer: Answer) => void) | null>;
+  readonly #rejects: Array<((error: unknown) => void) | null>;
+  readonly #free: number[] = [];
+  readonly #release: (payload: number) => void;
+
+  /** Room for refused calls too: they end a moment later. */
+  constructor(callsMax: number, release: (payload: number) => void) {
+    const size = 2 * callsMax;
+    this.#release = release;
+    this.#resolves = new Array<((answer: Answer) => void) | null>(size).fill(null);
+    this.#rejects = new Array<((error: unknown) => void) | null>(size).fill(null);
+    for (let token = size - 1; token >= 0; token--) this.#free.push(token);
+  }
+
+  add(resolve: (answer: Answer) => void, reject: (error: unknown) => void): number {
+    const token = this.#free.pop() ?? -1;
+    if (token < 0) return -1;
+    this.#resolves[token] = resolve;
+    this.#rejects[token] = reject;
+    return token;
+  }
+
+  drop(token: number): void {
+    this.#resolves[token] = null;
+    this.#rejects[token] = null;
+    this.#free.push(token);
+  }
+
+  onAnswer(
+    token: number,
+    status: number,
+    meta: Uint8Array,
+    payload: number,
+    payloadBytes: number,
+  ): void {
+    const resolve = this.#resolves[token]!;
+    const reject = this.#rejects[token]!;
+    this.drop(token);
+    if (status === STATUS_OK) {
+      resolve({
+        status,
+        meta: meta.byteLength === 0 ? NO_BYTES : meta.slice(),
+        payload,
+        payloadBytes,
+      });
+      return;
+    }
+    if (payload !== 0) this.#release(payload);
+    reject(errorOf(status, meta));
+  }
+}
