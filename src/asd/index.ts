@@ -11,6 +11,7 @@ import { assert } from "../base/assert.js";
 import { ceilDiv } from "../base/bytes.js";
 import { crc32c } from "../base/crc32c.js";
 import { hasCode, StorageError } from "../base/errors.js";
+import type { Codec } from "../platform/codec.js";
 import type { KvBatch, KvStore } from "../platform/kv.js";
 import {
   ASD_KEY_BYTES_MAX,
@@ -63,11 +64,13 @@ export function inlineCrc(value: Uint8Array): number {
 
 export class Index {
   readonly #kv: KvStore;
+  readonly #codec: Codec;
   /** Raised by every commit: tells a torn pair of reads from damage. */
   changes = 0;
 
-  constructor(kv: KvStore) {
+  constructor(kv: KvStore, codec: Codec) {
     this.#kv = kv;
+    this.#codec = codec;
   }
 
   /** Entries of keys, in order. */
@@ -78,7 +81,9 @@ export class Index {
         ...keys.map((key) => storeKey(ENTRY, key)),
         ...keys.map((key) => storeKey(DATA, key)),
       ]);
-      const loaded = keys.map((key, i) => makeEntry(key, records[i]!, records[keys.length + i]!));
+      const loaded = keys.map((key, i) =>
+        this.#entryOf(key, records[i]!, records[keys.length + i]!),
+      );
       // Between the two reads a commit may have replaced one of them.
       if (changes === this.changes || !loaded.includes("corrupt")) return loaded;
     }
@@ -140,7 +145,7 @@ export class Index {
   /** Adds a value to a batch; returns the bytes that it takes in the index. */
   put(batch: KvBatch, key: string, entry: Entry): number {
     const data = entry.inline ?? crcBytes(entry.crcs);
-    batch.put(storeKey(ENTRY, key), packEntry(key, entry, crc32c(data)));
+    batch.put(storeKey(ENTRY, key), packEntry(key, entry, this.#codec.crc32cOf(data, 0)));
     batch.put(storeKey(DATA, key), data);
     return indexBytesOf(key, entry.length, entry.runs);
   }
@@ -154,6 +159,18 @@ export class Index {
   async write(batch: KvBatch): Promise<void> {
     await this.#kv.write(batch, { sync: true });
     this.changes++;
+  }
+
+  #entryOf(key: string, record: Record, data: Record): Loaded {
+    if (record === null) return null;
+    if (record === "corrupt" || data === "corrupt" || data === null) return "corrupt";
+    const entry = openRecord(key, record);
+    if (entry === "corrupt" || this.#codec.crc32cOf(data, 0) !== entry.dataCrc) return "corrupt";
+    const runs = runsOf(entry);
+    if (runs.length === 0)
+      return new Entry(entry.length, runs, Uint32Array.of(inlineCrc(data)), data);
+    const crcs = new Uint32Array(data.slice().buffer);
+    return new Entry(entry.length, runs, crcs, null);
   }
 
   async close(): Promise<void> {
@@ -246,15 +263,3 @@ function indexBytesOf(key: string, length: number, runs: Runs): number {
 }
 
 type Record = Uint8Array | null | "corrupt";
-
-function makeEntry(key: string, record: Record, data: Record): Loaded {
-  if (record === null) return null;
-  if (record === "corrupt" || data === "corrupt" || data === null) return "corrupt";
-  const entry = openRecord(key, record);
-  if (entry === "corrupt" || crc32c(data) !== entry.dataCrc) return "corrupt";
-  const runs = runsOf(entry);
-  if (runs.length === 0)
-    return new Entry(entry.length, runs, Uint32Array.of(inlineCrc(data)), data);
-  const crcs = new Uint32Array(data.slice().buffer);
-  return new Entry(entry.length, runs, crcs, null);
-}

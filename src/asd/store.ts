@@ -156,7 +156,7 @@ export class AsdStore {
         writeBufferBytes: 16 * MIB,
       });
       await files.syncFolder(path); // The names `extents` and `index`.
-      const index = new Index(kv);
+      const index = new Index(kv, world.codec);
       const store = new AsdStore(world, options, {
         identity,
         lock,
@@ -422,6 +422,23 @@ export class AsdStore {
       cacheMisses: this.#cache.misses,
       queued: this.reads.queued + this.#applying,
     };
+  }
+
+  /** What lies in an extent file, in the order of its pages; `first`: page of the value. */
+  async placesIn(
+    file: number,
+  ): Promise<Array<{ key: string; page: number; pages: number; first: number }>> {
+    const places: Array<{ key: string; page: number; pages: number; first: number }> = [];
+    await this.#index.scan((key, place) => {
+      if (place === "corrupt") return;
+      let first = 0;
+      for (let i = 0; i < place.runs.length; i += 3) {
+        const [page, pages] = [place.runs[i + 1]!, place.runs[i + 2]!];
+        if (place.runs[i] === file) places.push({ key, page, pages, first });
+        first += pages;
+      }
+    });
+    return places.sort((a, b) => a.page - b.page);
   }
 
   /** Forgets cached index entries. */

@@ -16,6 +16,7 @@ import {
   writeSync,
 } from "node:fs";
 import t from "tap";
+import { inspectAsdFile, isAsdFile } from "../../src/asd/inspect.js";
 import { AsdStore, ReadJob, type StoreOptions } from "../../src/asd/store.js";
 import { crc32c } from "../../src/base/crc32c.js";
 import { StorageError } from "../../src/base/errors.js";
@@ -501,6 +502,32 @@ t.test(`random operations agree with a model over restarts (seed ${seed})`, asyn
   t.equal(store.usedPages, 0);
   t.equal(store.stats().indexBytes, 0);
   await store.close();
+});
+
+t.test("an extent file is explained in words", async (t) => {
+  const path = freshPath();
+  const store = await open(path);
+  for (const key of ["a", "\xff"]) {
+    await store.apply({
+      ...none,
+      puts: [pagesPut(world, key, { at: memory, pages: 3, content: 1 })],
+    });
+  }
+  await store.close();
+  flip(`${path}/extents/0000`, 4 * PAGE);
+  const lines: string[] = [];
+  t.ok(isAsdFile(`${path}/extents/0000`) && !isAsdFile(`${path}/index/000004.log`));
+  await inspectAsdFile(world, `${path}/extents/0000`, (line) => lines.push(line));
+  t.match(lines.join("\n"), /disk .*d15c of cluster/);
+  t.same(lines.slice(-3), [
+    "2 runs with 6 pages, 24K together",
+    "pages 0-2: a from page 0: ok",
+    "pages 3-5: ff from page 0: 1 of its pages are damaged",
+  ]);
+  await t.rejects(
+    inspectAsdFile(world, `${path}/lock`, () => {}),
+    { code: "OVS_INVALID" },
+  );
 });
 
 t.test("a closed store refuses, and closing twice is fine", async (t) => {
