@@ -3,10 +3,11 @@
 // on files that Node does not have. Names and order are those of native/disk/binding.cc.
 
 import { assert } from "../base/assert.js";
+import { DISK_DEPTH_MAX } from "../platform/disk.js";
 import { loadAddon } from "./load.js";
 
-/** Operations that can be staged or in flight at once; rows of the table. */
-export const DISK_SLOTS = 4096;
+/** Rows of the table: operations that can be staged or in flight at once. */
+export const DISK_SLOTS = DISK_DEPTH_MAX;
 
 /** What a row does; numbers as in native/disk/core/table.h. Truncate never reaches the addon. */
 export const DiskKind = {

@@ -16,6 +16,10 @@ export type HandlerId = number;
 export type CompletionHandler = (tag: number, result: number) => void;
 
 export const DISK_TAG_MAX = 2 ** 24 - 1;
+/** Operations of all handlers together that may be staged or in flight; one more is OVS_BUSY. */
+export const DISK_DEPTH_MAX = 4096;
+/** Pieces of one gathered or scattered operation. */
+export const DISK_PIECES_MAX = 1024;
 
 export interface OpenOptions {
   /** Create the file when it is missing. */
@@ -66,6 +70,11 @@ export interface Disk {
   /** "io_uring", "fs" (the fallback) or "simulated". */
   readonly engine: string;
 
+  /**
+   * Opens a file or a block device; a file is created with 0600. Without O_DIRECT on that file
+   * system it is opened without, with a warning. OVS_NOT_FOUND, OVS_EXISTS, OVS_FULL, OVS_INVALID
+   * (a folder), OVS_CLOSED, else OVS_DISK_FAILED.
+   */
   open(path: string, options: OpenOptions): Promise<FileId>;
   /** Closes after everything in flight on the file is done. */
   close(file: FileId): Promise<void>;
@@ -75,7 +84,8 @@ export interface Disk {
   /** Registers a handler of completions; ids are never reused while the disk lives. */
   handler(handler: CompletionHandler): HandlerId;
 
-  // Staged operations. All borrow their arena range until the completion.
+  // Staged operations. All borrow their arena range until the completion. They throw OVS_BUSY when
+  // DISK_DEPTH_MAX are in flight; bad places, lengths or alignment are assertions.
   read(
     handler: HandlerId,
     tag: number,
@@ -125,7 +135,8 @@ export interface Disk {
   /** Operations that were staged or are in flight, of all handlers. */
   readonly inFlight: number;
 
-  // The same with promises, for control paths. Reject with OVS_DISK_FAILED naming path and errno.
+  // The same with promises, for control paths. Reject with OVS_FULL when there is no
+  // room, else with OVS_DISK_FAILED; both name path and errno. At most 512 run, the others wait.
   readAsync(file: FileId, offset: number, arena: number, bytes: number): Promise<number>;
   writeAsync(file: FileId, offset: number, arena: number, bytes: number): Promise<void>;
   syncAsync(file: FileId): Promise<void>;

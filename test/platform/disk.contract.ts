@@ -8,7 +8,12 @@ import type { ErrorCode } from "../../src/base/errors.js";
 import { hasCode, messageOf } from "../../src/base/errors.js";
 import { CLUSTER_BYTES, GIB, MIB } from "../../src/base/units.js";
 import type { Arena } from "../../src/platform/arena.js";
-import type { Disk, FileId, OpenOptions } from "../../src/platform/disk.js";
+import {
+  DISK_DEPTH_MAX,
+  type Disk,
+  type FileId,
+  type OpenOptions,
+} from "../../src/platform/disk.js";
 import type { Turn } from "../../src/platform/turn.js";
 
 export interface DiskHarness {
@@ -23,8 +28,6 @@ const BUFFERED: OpenOptions = { ...NEW, direct: false };
 const OLD: OpenOptions = { create: false, exclusive: false, write: true, direct: true };
 /** Memory of one test; they run one after the other. */
 const ARENA_BYTES = 24 * MIB;
-/** Operations that every disk takes at once. */
-const DEPTH = 4096;
 
 /** Small, fast and repeatable. */
 export function seeded(seed: number): (limit: number) => number {
@@ -147,14 +150,15 @@ class Suite {
   async depth(t: Test): Promise<void> {
     const [disk, at] = [this.#disk, this.#at];
     const file = await disk.open(this.#harness.path(), NEW);
-    for (let i = 0; i < DEPTH; i++) this.#arena.view.setUint32(at + i * CLUSTER_BYTES, i + 1, true);
+    for (let i = 0; i < DISK_DEPTH_MAX; i++)
+      this.#arena.view.setUint32(at + i * CLUSTER_BYTES, i + 1, true);
     t.equal(disk.inFlight, 0);
-    const written = await this.#batch(DEPTH, (handler) => {
-      for (let i = 0; i < DEPTH; i++) {
+    const written = await this.#batch(DISK_DEPTH_MAX, (handler) => {
+      for (let i = 0; i < DISK_DEPTH_MAX; i++) {
         disk.write(handler, i, file, i * CLUSTER_BYTES, at + i * CLUSTER_BYTES, CLUSTER_BYTES);
       }
-      t.equal(disk.inFlight, DEPTH);
-      const more = () => disk.write(handler, DEPTH, file, 0, at, CLUSTER_BYTES);
+      t.equal(disk.inFlight, DISK_DEPTH_MAX);
+      const more = () => disk.write(handler, DISK_DEPTH_MAX, file, 0, at, CLUSTER_BYTES);
       t.throws(more, { code: "OVS_BUSY" });
     });
     t.ok(
@@ -162,13 +166,13 @@ class Suite {
       "each completes once",
     );
     t.equal(disk.inFlight, 0);
-    this.#arena.bytes.fill(0, at, at + DEPTH * CLUSTER_BYTES);
-    await this.#batch(DEPTH, (handler) => {
-      for (let i = DEPTH - 1; i >= 0; i--) {
+    this.#arena.bytes.fill(0, at, at + DISK_DEPTH_MAX * CLUSTER_BYTES);
+    await this.#batch(DISK_DEPTH_MAX, (handler) => {
+      for (let i = DISK_DEPTH_MAX - 1; i >= 0; i--) {
         disk.read(handler, i, file, i * CLUSTER_BYTES, at + i * CLUSTER_BYTES, CLUSTER_BYTES);
       }
     });
-    for (let i = 0; i < DEPTH; i++) {
+    for (let i = 0; i < DISK_DEPTH_MAX; i++) {
       if (this.#arena.view.getUint32(at + i * CLUSTER_BYTES, true) !== i + 1) t.fail(`block ${i}`);
     }
     await disk.close(file);

@@ -196,6 +196,33 @@ t.test("a full file system is OVS_FULL, and the disk goes on", { skip: noMount }
   }
 });
 
+t.test(
+  "without O_DIRECT a file is opened all the same, and a warning says so once",
+  {
+    skip: noMount,
+  },
+  async (t) => {
+    const folder = path();
+    fs.mkdirSync(folder);
+    execFileSync("mount", ["-t", "ramfs", "ovs-test", folder]);
+    t.teardown(() => void execFileSync("umount", [folder]));
+    const log = new QuietLog();
+    const arena = mapArena(MIB);
+    const turn = new Turn((work) => void setImmediate(work));
+    const disk = createDisk({ arena, turn, log }, "io_uring");
+    const at = arena.region(8192, "test");
+    const open = { create: true, exclusive: true, write: true, direct: true };
+    for (const name of ["a", "b"]) {
+      const file = await disk.open(join(folder, name), open);
+      await disk.writeAsync(file, 0, at, 8192);
+      await disk.syncAsync(file);
+      t.equal(await disk.readAsync(file, 0, at, 8192), 8192);
+    }
+    t.equal(log.lines.filter((line) => line.includes("O_DIRECT")).length, 1);
+    await disk.stop();
+  },
+);
+
 function boundWorld(options: WorldOptions) {
   const world = createWorld(options);
   return { disk: world.disk, arena: world.arena, stop: () => world.stop() };

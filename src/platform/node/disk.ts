@@ -15,7 +15,7 @@ import { CLUSTER_BYTES } from "../../base/units.js";
 import type { DiskTable } from "../../native/disk.js";
 import { DISK_SLOTS, DiskKind, PIECE_WORDS } from "../../native/disk.js";
 import type { CompletionHandler, Disk, FileId, Files, HandlerId, OpenOptions } from "../disk.js";
-import { DISK_TAG_MAX } from "../disk.js";
+import { DISK_PIECES_MAX, DISK_TAG_MAX } from "../disk.js";
 import type { Log } from "../log.js";
 import type { Turn } from "../turn.js";
 import { FlushStage } from "../turn.js";
@@ -84,6 +84,7 @@ export class NodeDisk implements Disk {
     this.#engine = options.engine((count) => this.#onDone(count));
     this.#table = this.#engine.table;
     this.engine = this.#engine.name;
+    assert(this.#table.piecesMax === DISK_PIECES_MAX, "a list has as many pieces as promised");
     // The last slot freed is the first taken: the rows in use stay few and in the cache.
     for (let i = 0; i < DISK_SLOTS; i++) this.#free[i] = DISK_SLOTS - 1 - i;
     this.#detach = this.#turn.atEnd(FlushStage.Disk, () => this.#submit());
