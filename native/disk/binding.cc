@@ -188,38 +188,54 @@ Napi::Value Flock(const Napi::CallbackInfo& info) {
 }
 
 // fallocate may take long on a fragmented disk, so it runs on the worker pool. Node waits for the
-// pool's work before it tears an environment down, and closes the worker's descriptors after that.
-class FallocateWork : public Napi::AsyncWorker {
- public:
-  FallocateWork(const Napi::Function& done, int fd, int mode, off_t offset, off_t bytes)
-      : Napi::AsyncWorker(done), fd_(fd), mode_(mode), offset_(offset), bytes_(bytes) {}
+// pool's work before it tears an environment down, and closes a worker's descriptors after that.
+struct FallocateWork {
+  napi_async_work work;
+  napi_ref done;
+  int fd;
+  int mode;
+  off_t offset;
+  off_t bytes;
+  int result;
 
-  void Execute() override {
+  static void Execute(napi_env, void* data) {
+    FallocateWork* self = static_cast<FallocateWork*>(data);
     do {
-      result_ = fallocate(fd_, mode_, offset_, bytes_) == 0 ? 0 : -errno;
-    } while (result_ == -EINTR);
+      int failed = fallocate(self->fd, self->mode, self->offset, self->bytes);
+      self->result = failed ? -errno : 0;
+    } while (self->result == -EINTR);
   }
 
-  void OnOK() override {
-    Napi::HandleScope scope(Env());
-    Callback().Call({Napi::Number::New(Env(), result_)});
+  // No status is checked here: an environment that ends runs no JavaScript any more.
+  static void Complete(napi_env env, napi_status, void* data) {
+    FallocateWork* self = static_cast<FallocateWork*>(data);
+    napi_value done = nullptr;
+    napi_value receiver = nullptr;
+    napi_value result = nullptr;
+    napi_get_reference_value(env, self->done, &done);
+    napi_get_undefined(env, &receiver);
+    napi_create_int32(env, self->result, &result);
+    if (done != nullptr) napi_call_function(env, receiver, done, 1, &result, nullptr);
+    napi_delete_reference(env, self->done);
+    napi_delete_async_work(env, self->work);
+    delete self;
   }
-
- private:
-  int fd_;
-  int mode_;
-  off_t offset_;
-  off_t bytes_;
-  int result_ = 0;
 };
 
 void Fallocate(const Napi::CallbackInfo& info) {
   OVS_CHECK(info.Length() == 5 && info[4].IsFunction());
-  int mode = info[1].As<Napi::Boolean>().Value() ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : 0;
-  auto* work = new FallocateWork(
-      info[4].As<Napi::Function>(), info[0].As<Napi::Number>().Int32Value(), mode,
-      info[2].As<Napi::Number>().Int64Value(), info[3].As<Napi::Number>().Int64Value());
-  work->Queue();
+  napi_env env = info.Env();
+  FallocateWork* self = new FallocateWork{};
+  self->fd = info[0].As<Napi::Number>().Int32Value();
+  bool punch = info[1].As<Napi::Boolean>().Value();
+  self->mode = punch ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : 0;
+  self->offset = info[2].As<Napi::Number>().Int64Value();
+  self->bytes = info[3].As<Napi::Number>().Int64Value();
+  napi_value name = Napi::String::New(env, "ovs:fallocate");
+  OVS_CHECK(napi_create_reference(env, info[4], 1, &self->done) == napi_ok);
+  OVS_CHECK(napi_create_async_work(env, nullptr, name, FallocateWork::Execute,
+                                   FallocateWork::Complete, self, &self->work) == napi_ok);
+  OVS_CHECK(napi_queue_async_work(env, self->work) == napi_ok);
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
