@@ -70,6 +70,8 @@ async function fuzz(file, seconds) {
     "-print_final_stats=1",
     `-artifact_prefix=${crashes}/${name}-`,
   ];
+  const words = file.replace(/^(native\/(\w+)\/fuzz\/).*$/, "$1$2.dict");
+  if (existsSync(at(words))) options.push(`-dict=${at(words)}`);
   const { code, output } = await collect(at(FOLDER, name), [...options, ...folders]);
   const runs = /number_of_executed_units: *(\d+)/.exec(output)?.[1] ?? "0";
   const found = readdirSync(corpus).length;

@@ -90,10 +90,10 @@ export interface Registry {
   range(prefix: string, options: { after?: string; limit: number }): Promise<RangeResult>;
   /**
    * All compares hold → success, else failure. A rejection with OVS_TIMEOUT or OVS_UNAVAILABLE, or
-   * OVS_CLOSED by a close of ours, means: it may have been applied (P-B1; see settle.ts). Limits are
-   * refused with OVS_INVALID, full with OVS_FULL, too much waiting with OVS_BUSY, a put with a lease
-   * that is gone with OVS_NOT_FOUND: nothing was applied. Gets see what operations before them did.
-   * Calls that overlap are carried out in any order.
+   * OVS_CLOSED by a close of ours, means: it may have been applied (P-B1; see settle.ts). Limits
+   * are refused with OVS_INVALID, full with OVS_FULL, too much waiting with OVS_BUSY, a put with a
+   * lease that is gone with OVS_NOT_FOUND: nothing was applied. Gets see what operations before
+   * them did. Calls that overlap are carried out in any order.
    */
   transact(transaction: Transaction): Promise<TransactionResult>;
   /**
