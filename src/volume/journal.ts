@@ -309,7 +309,7 @@ export class Journal {
     if (spare) {
       await files.rename(spare.path, path);
       await files.syncFolder(folder);
-      this.#spares.pop();
+      this.#spares.splice(this.#spares.indexOf(spare), 1);
       this.#next = this.#register(spare.file, path, number, spare.bytes);
       return;
     }

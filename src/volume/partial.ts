@@ -44,7 +44,7 @@ export class PartialWrites {
     this.#volume = volume;
     this.#thread = thread;
     this.#events = events;
-    this.#locks = new ClusterLocks(2 * slots);
+    this.#locks = new ClusterLocks(slots);
     this.#blocked = new SlotQueue(slots);
     this.#behind = new SlotQueue(slots);
   }
@@ -133,14 +133,13 @@ export class PartialWrites {
     const first = slots.first[slot];
     const last = slots.end[slot] - 1;
     let barrier = 0;
+    this.#locks.take(first, last + 1, slot);
     if (hasHead) {
       slots.headFrame[slot] = scratch.take();
-      this.#locks.take(first, slot);
       barrier = this.#volume.writer.lastTouching(first, first + 1);
     }
     if (hasTail) {
       slots.tailFrame[slot] = scratch.take();
-      this.#locks.take(last, slot);
       barrier = Math.max(barrier, this.#volume.writer.lastTouching(last, last + 1));
     }
     slots.barrier[slot] = barrier;

@@ -59,6 +59,9 @@ export class Host {
   wasDirty = false;
   cleanTlog = -1;
   marksFail: StorageError | null = null;
+  /** The next start finds another boot id (P-A8). */
+  rebooted = false;
+  #boot = 0;
   world!: NodeWorld;
   requests!: TestRequests;
   kv!: KvStore;
@@ -90,6 +93,9 @@ export class Host {
   async startThread(): Promise<void> {
     const arenaBytes = this.options.arenaBytes ?? 64 * MIB;
     this.world = createWorld({ name: "test", arenaBytes, terminal: null, logTo: null });
+    if (this.rebooted) this.#boot++;
+    this.rebooted = false;
+    (this.world as { bootId: Uint8Array }).bootId = new Uint8Array(16).fill(this.#boot);
     this.store.world = this.world;
     this.requests = new TestRequests(this.world);
     const kv = { cacheBytes: MIB, writeBufferBytes: MIB, create: true };
