@@ -7,12 +7,15 @@
 // (the owner of this object does that).
 
 import { assert } from "../base/assert.js";
-import { messageOf, StorageError } from "../base/errors.js";
+import { hasCode, StorageError } from "../base/errors.js";
 import { settleAll } from "../base/sync.js";
+import { MIB } from "../base/units.js";
 import type { CompletionHandler, Disk, FileId, HandlerId } from "../platform/disk.js";
 import { ASD_PAGE_BYTES } from "../wire/generated/asd.js";
 import { Allocator, EXTENT_PAGES, type Runs } from "./allocator.js";
 
+/** Least pages of an extent file, unless the capacity ends before. */
+const EXTENT_PAGES_MIN = (16 * MIB) / ASD_PAGE_BYTES;
 const NAME = /^\d{4,}$/;
 
 export class Extents {
@@ -88,11 +91,12 @@ export class Extents {
   /** Adds an extent file; false when the capacity or the file system allows none. */
   async #grow(reserveBytes: number): Promise<boolean> {
     const { allocator } = this;
-    const pages = Math.min(EXTENT_PAGES, allocator.pagesMax - allocator.filePages);
-    if (pages <= 0) return false;
-    const bytes = pages * ASD_PAGE_BYTES;
+    const wanted = Math.min(EXTENT_PAGES, allocator.pagesMax - allocator.filePages);
     const { freeBytes } = await this.#disk.files.space(this.#folder);
-    if (freeBytes < bytes + reserveBytes) return false;
+    const pages = Math.min(wanted, Math.floor((freeBytes - reserveBytes) / ASD_PAGE_BYTES));
+    // What a nearly full file system has left is taken too, but not in crumbs.
+    if (pages <= 0 || (pages < wanted && pages < EXTENT_PAGES_MIN)) return false;
+    const bytes = pages * ASD_PAGE_BYTES;
     const path = `${this.#folder}/${nameOf(this.#files.length)}`;
     const file = await this.#disk.open(path, {
       create: true,
@@ -107,7 +111,7 @@ export class Extents {
     } catch (error) {
       await this.#disk.close(file);
       await this.#disk.files.remove(path);
-      if (/ENOSPC/.test(messageOf(error))) return false;
+      if (hasCode(error, "OVS_FULL")) return false;
       throw error;
     }
     this.#files.push(file);

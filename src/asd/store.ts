@@ -41,6 +41,8 @@ export type { StoreApply, StorePut } from "./request.js";
 const VERIFY_PAGES = 128;
 const APPLIES_MAX = 4096;
 const SPACE_CHECK_MS = 1000;
+/** What the index may take of the file system by itself, before there is much in it. */
+const INDEX_FILES_BYTES = 32 * MIB;
 /** Keys that one call of scrub looks at: their names fit an answer, should all be bad. */
 const SCRUB_KEYS = 128;
 const LATENCY_WEIGHT = 1 / 16;
@@ -252,7 +254,7 @@ export class AsdStore {
     if (this.#world.clock.nowMs() - this.#spaceCheckedMs >= SPACE_CHECK_MS) {
       this.#spaceCheckedMs = this.#world.clock.nowMs();
       const { freeBytes } = await this.#world.disk.files.space(this.#options.path);
-      this.#isFileSystemFull = freeBytes < this.#reserveBytes / 2;
+      this.#isFileSystemFull = freeBytes < Math.max(8 * MIB, this.#reserveBytes / 4);
     }
     if (this.#isFileSystemFull) {
       throw new StorageError(
@@ -281,7 +283,7 @@ export class AsdStore {
       if (inlineCrc(put.value) !== put.crcs[0]) throw wrongPage(put.key, 0);
       return new Entry(put.length, NO_RUNS, put.crcs.slice(), put.value.slice());
     }
-    const runs = await this.#extents.take(put.crcs.length, this.#reserveBytes);
+    const runs = await this.#extents.take(put.crcs.length, this.#reserveBytes + INDEX_FILES_BYTES);
     const [write, verify] = await Promise.allSettled([
       this.#extents.write(runs, put.pieces!),
       this.#verifyPieces(put),

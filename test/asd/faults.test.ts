@@ -2,8 +2,19 @@
 // The store on a disk that fails: nothing is acknowledged that is not durable, a failed sync is
 // never retried, and what was never acknowledged takes no room.
 
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import t from "tap";
 import { AsdStore, type StoreOptions } from "../../src/asd/store.js";
+import { assert } from "../../src/base/assert.js";
 import { StorageError } from "../../src/base/errors.js";
 import { MIB } from "../../src/base/units.js";
 import type { Disk } from "../../src/platform/disk.js";
@@ -156,7 +167,7 @@ t.test("with a full file system puts are refused, deletes and reads go on", asyn
 
 t.test("without room for an extent file the disk is full from the start", async (t) => {
   const { store, faults } = await openFaulty({ capacityBytes: 128 * MIB });
-  faults.space = 100 * MIB;
+  faults.space = 63 * MIB;
   await t.rejects(store.apply({ ...none, puts: [put("a")] }), { code: "OVS_FULL" });
   await store.apply({ ...none, puts: [smallPut("s", Uint8Array.of(1))] });
   await store.close();
@@ -198,5 +209,63 @@ t.test("an apply is seen by nobody before it is durable", async (t) => {
   await apply;
   const after = await readParts(real, store, [["a", 0, 8]]);
   t.equal(after.job.statuses[0], AsdPartStatus.ok);
+  await store.close();
+});
+
+/** Mounts a small file system; null where that is not allowed. */
+function mountSmall(bytes: number): { path: string; unmount: () => void } | null {
+  const image = `${folder.path}/image`;
+  const path = `${folder.path}/mounted`;
+  mkdirSync(path);
+  writeFileSync(image, "");
+  truncateSync(image, bytes);
+  const run = (...command: string[]) =>
+    spawnSync(command[0]!, command.slice(1), { stdio: "ignore" }).status === 0;
+  if (!run("mkfs.ext4", "-q", image) || !run("mount", "-o", "loop", image, path)) return null;
+  return { path, unmount: () => run("umount", path) };
+}
+
+const mounted = mountSmall(200 * MIB);
+const skip = mounted === null ? "no right to mount" : false;
+
+t.test("on a full file system puts are refused and deletes work", { skip }, async (t) => {
+  assert(mounted !== null, "the file system is mounted");
+  t.teardown(mounted.unmount);
+  const path = `${mounted.path}/disk`;
+  const options = storeOptions(path, { capacityBytes: 1024 * MIB });
+  let store = await AsdStore.open(real, options);
+  let count = 0;
+  let refused: unknown = null;
+  while (refused === null && count < 400) {
+    const values = [pagesPut(real, `k${count}`, { at: memory, pages: 128, content: count })];
+    refused = await store.apply({ ...none, puts: values }).then(
+      () => null,
+      (error) => error as unknown,
+    );
+    if (refused === null) count++;
+  }
+  t.match(refused, { code: "OVS_FULL" });
+  t.ok(count > 150, `${count} values of 512 KiB lie on it`);
+  // Another tenant takes the rest.
+  const other = openSync(`${mounted.path}/other`, "w");
+  try {
+    for (;;) writeSync(other, Buffer.alloc(MIB));
+  } catch {
+    closeSync(other);
+  }
+  await real.clock.sleep(1001);
+  const small = store.apply({ ...none, puts: [smallPut("s", Uint8Array.of(1))] });
+  await t.rejects(small, { code: "OVS_FULL" });
+  rmSync(`${mounted.path}/other`);
+  for (let i = 0; i < count; i += 2) await store.apply({ ...none, deletes: [`k${i}`] });
+  await real.clock.sleep(1001);
+  await store.apply({
+    ...none,
+    puts: [pagesPut(real, "again", { at: memory, pages: 128, content: 9 })],
+  });
+  await store.close();
+  store = await AsdStore.open(real, options);
+  t.equal(store.usedPages, 128 * (1 + Math.floor(count / 2)));
+  t.same((await store.scrub(null, 10_000_000)).bad, []);
   await store.close();
 });
