@@ -11,10 +11,11 @@ import type { RowReport } from "./lib/report.js";
 import { formatTable, writeResults } from "./lib/report.js";
 import type { Row } from "./lib/row.js";
 import { nbdRow } from "./nbd.js";
+import { registryRow } from "./registry.js";
 import { transportRow } from "./transport.js";
 
 /** In the order of the table. A new row is one import and one entry. */
-const ROWS: readonly Row[] = [diskRow, nbdRow, transportRow];
+const ROWS: readonly Row[] = [diskRow, nbdRow, transportRow, registryRow];
 
 const ROUNDS = 5;
 const SECONDS = 6;
