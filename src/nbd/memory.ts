@@ -92,7 +92,8 @@ export class MemoryTarget implements BlockTarget {
       const at = (offset + done) % CHUNK_BYTES;
       const take = Math.min(bytes - done, CHUNK_BYTES - at);
       const source = memory + done;
-      this.#make(offset + done).set(arena.subarray(source, source + take), at);
+      const chunk = this.#find(offset + done) ?? this.#make(offset + done);
+      chunk.set(arena.subarray(source, source + take), at);
       done += take;
     }
   }

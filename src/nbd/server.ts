@@ -202,8 +202,9 @@ export class NbdServer {
   }
 
   #onClosed(connection: number, id: number, reason: string): void {
-    const why = reason === "" ? "the client disconnected" : reason;
-    this.#world.log.debug("a connection has ended", { connection, reason: why });
+    const { log } = this.#world;
+    if (reason === "") log.debug("a client has disconnected", { connection });
+    else log.info("a connection has ended", { connection, reason });
     if (this.#leaving.has(id)) this.#settle();
     this.#tell(this.counters().connections);
   }

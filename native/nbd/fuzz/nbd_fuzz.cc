@@ -16,7 +16,7 @@ constexpr uint32_t kSlots = 5;
 constexpr size_t kDiskBytes = 400 << 10;
 constexpr uint8_t kNegotiates = 0x80;
 constexpr uint8_t kScript = 0x40;
-constexpr size_t kWireMax = 4 << 20;
+constexpr size_t kWireMax = 1 << 20;
 
 /** Takes decisions from a short string, again and again. */
 class Chooser {
