@@ -23,6 +23,7 @@ import {
   decodeAsdMultiGetReply,
   encodeAsdApply,
 } from "../wire/generated/asd.js";
+import { type AsdReadHandler, type AsdReads, FastReads } from "./fastreads.js";
 import { inlineCrc } from "./index.js";
 import {
   ASD_ROLE,
@@ -41,6 +42,7 @@ import {
 
 export type { AsdAssert } from "../wire/generated/asd.js";
 export { AsdPartStatus } from "../wire/generated/asd.js";
+export type { AsdReadHandler, AsdReads } from "./fastreads.js";
 export type { AsdStats, RangeReply, ScrubReply } from "./protocol.js";
 
 const LATENCY_WEIGHT = 1 / 16;
@@ -110,6 +112,7 @@ export class AsdClient {
   readonly diskUuid: string | null;
   readonly #world: World;
   readonly #rpc: RpcClient;
+  readonly #fast: FastReads;
   readonly #into = new SegmentList(64);
   readonly #out = new SegmentList(64);
   readonly #meta = new Uint8Array(META_BYTES_MAX);
@@ -139,6 +142,17 @@ export class AsdClient {
       ...(options.onUp ? { onUp: options.onUp } : {}),
       ...(options.onDown ? { onDown: options.onDown } : {}),
     });
+    this.#fast = new FastReads(world, this.#rpc, {
+      flags: (flags) => this.#noteFlags(flags),
+      took: (ms) => {
+        this.failures = 0;
+        this.#noteRead(ms);
+      },
+      failed: (error) => this.#noteFailure(error),
+      corrupt: () => {
+        this.corruptPages++;
+      },
+    });
   }
 
   /** Begins to connect without waiting for a call. */
@@ -148,6 +162,11 @@ export class AsdClient {
 
   get isConnected(): boolean {
     return this.#rpc.connected;
+  }
+
+  /** Calls that have not ended. */
+  get pending(): number {
+    return this.#rpc.pending;
   }
 
   /** Why there is no connection, for people. */
@@ -211,6 +230,17 @@ export class AsdClient {
     const { flags, statuses, crcs } = decodeAsdMultiGetReply(answer.meta);
     this.#noteFlags(flags);
     return this.#verified(parts, statuses, crcs);
+  }
+
+  /** The hot form of `multiGet`: no promise, no objects; `handler` tells the end, later. */
+  readWith(
+    reads: AsdReads,
+    timeoutMs: number,
+    priority: number,
+    handler: AsdReadHandler,
+    token: number,
+  ): void {
+    this.#fast.readWith(reads, timeoutMs, priority, handler, token);
   }
 
   #encodeParts(parts: readonly AsdReadPart[]): number {
