@@ -3,13 +3,18 @@
 //
 //   /osd/<8 hex>              OsdRecord
 //   /preset/<name>            Preset
+//   /namespace/<ns>           empty: the list of namespaces
+//   /deleting/<ns>            empty: namespaces that are being removed
 //   /ns/<ns>/info             NamespaceRecord: exists while the namespace does
 //   /ns/<ns>/fence            owner epoch, fixed width (P-C5)
 //   /ns/<ns>/gc               lowest valid upload epoch, fixed width (P-C6)
 //   /ns/<ns>/o/<name>         Manifest of an object
-//   /ns/<ns>/w/<name>         the object may lack width: repair looks at it (P-A10)
-//   /ns/<ns>/d/<object id>    Manifest of a deleted object whose fragments are still to be removed
 //   /ns/<ns>/…                anything else belongs to the volume that owns the namespace
+//   /width/<ns>/<name>        empty: the object may lack width, repair looks at it (P-A10)
+//   /trash/<ns>/<object id>-… Manifest whose fragments are named by no object any more and go
+//
+// /width and /trash lie in the namespace's shard; they stand apart so that whoever works them off
+// finds those of all namespaces in one range.
 
 import { toHex } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
@@ -18,7 +23,11 @@ import { OBJECT_NAME_BYTES_MAX } from "./store.js";
 
 export const OSD_PREFIX = "/osd/";
 export const PRESET_PREFIX = "/preset/";
+export const NAMESPACE_LIST_PREFIX = "/namespace/";
+export const DELETING_PREFIX = "/deleting/";
 export const NAMESPACES_PREFIX = "/ns/";
+export const WIDTH_PREFIX = "/width/";
+export const TRASH_PREFIX = "/trash/";
 
 const NAMESPACE = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 const OBJECT = /^[a-z0-9][a-z0-9./_-]*$/;
@@ -32,19 +41,26 @@ export const gcPath = (namespace: string): string => `${NAMESPACES_PREFIX}${name
 export const objectsPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/o/`;
 export const objectPath = (namespace: string, name: string): string =>
   `${NAMESPACES_PREFIX}${namespace}/o/${name}`;
-export const widthPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/w/`;
+export const widthPrefix = (namespace: string): string => `${WIDTH_PREFIX}${namespace}/`;
 export const widthPath = (namespace: string, name: string): string =>
-  `${NAMESPACES_PREFIX}${namespace}/w/${name}`;
-export const trashPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/d/`;
-export const trashPath = (namespace: string, objectId: Uint8Array): string =>
-  `${NAMESPACES_PREFIX}${namespace}/d/${toHex(objectId)}`;
+  `${WIDTH_PREFIX}${namespace}/${name}`;
+export const trashPrefix = (namespace: string): string => `${TRASH_PREFIX}${namespace}/`;
+/** `tag` tells several of one object apart. */
+export const trashPath = (namespace: string, objectId: Uint8Array, tag: string): string =>
+  `${TRASH_PREFIX}${namespace}/${toHex(objectId)}-${tag}`;
+
+/** Namespace and the rest of a key below WIDTH_PREFIX or TRASH_PREFIX. */
+export function splitPath(key: string, prefix: string): { namespace: string; rest: string } {
+  const slash = key.indexOf("/", prefix.length);
+  return { namespace: key.slice(prefix.length, slash), rest: key.slice(slash + 1) };
+}
 
 /** Throws OVS_INVALID in words. */
 export function checkNamespace(namespace: string): void {
   if (NAMESPACE.test(namespace)) return;
   throw new StorageError(
     "OVS_INVALID",
-    `"${namespace}" is not a namespace: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit`,
+    `"${namespace}" is not a namespace: use 1 to 63 of a-z 0-9 . _ -, first a letter or digit`,
   );
 }
 

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// Repair of one object: the fragments that it lacks are computed from the others, written under a
+// new version to OSDs that fit its placement rules, and entered by a commit that compares the
+// manifest's revision and `gc` (P-C6). What the manifest then names no more goes to the trash. The
+// loser of a race leaves marked garbage only: it deletes nothing itself, because the winner may
+// have written the very same name.
+
+import { StorageError } from "../base/errors.js";
+import { CLUSTER_BYTES, KIB } from "../base/units.js";
+import type { ArenaPool } from "../platform/arena.js";
+import { packRecovery } from "../wire/generated/backend.js";
+import { FailureDomain, type Manifest, packManifest } from "../wire/generated/manifest.js";
+import { changeManifest } from "./commit.js";
+import type { BackendCore } from "./core.js";
+import { decodePieces } from "./decode.js";
+import { dataKey, markKey, recoveryKey } from "./keys.js";
+import { onePiece } from "./layout.js";
+import { ObjectView, readManifest, withPlaces } from "./manifests.js";
+import type { LateDeletes } from "./marks.js";
+import { type Namespaces, type NamespaceView, uploadEpoch } from "./namespaces.js";
+import { Priority } from "./osd.js";
+import { objectPath } from "./paths.js";
+import { type FailedPiece, Failure } from "./pieces.js";
+import {
+  type Candidate,
+  choosePlaces,
+  domainOf,
+  type Place,
+  type PlacementRules,
+} from "./placement.js";
+import type { RateLimit } from "./ratelimit.js";
+
+const SLICE_BYTES = 256 * KIB;
+const READ_TIMEOUT_MS = 30_000;
+
+export interface RepairHost {
+  readonly core: BackendCore;
+  readonly namespaces: Namespaces;
+  readonly late: LateDeletes;
+  /** For rebuilt fragments; has room for the longest one. */
+  readonly memory: ArenaPool;
+  readonly rate: RateLimit;
+  readonly putTimeoutMs: number;
+  /** An OSD without connection for longer counts as lost. */
+  readonly lostAfterMs: number;
+  isStopping(): boolean;
+}
+
+export interface RepairResult {
+  /** Fragments that were made anew. */
+  repaired: number;
+  /** Fragments that are still missing or in the wrong place: there was no OSD for them. */
+  lacking: number;
+  /** Someone else changed the object meanwhile. */
+  raced: boolean;
+}
+
+/** Fragments that are damaged or not where the manifest says they are, each with its version. */
+export type Damage = ReadonlyMap<number, number>;
+
+/** What an object needs, by what is known now. */
+export interface Needs {
+  /** Fragments to make anew. */
+  wanted: number[];
+  /** Losses of OSDs that the object survives without repair; negative: it cannot be read now. */
+  spare: number;
+}
+
+/** `preset`: of the namespace. */
+export function needsOf(host: RepairHost, manifest: Manifest, preset: string, bad: Damage): Needs {
+  const { pool } = host.core;
+  const wanted: number[] = [];
+  const kept: Place[] = [];
+  let alive = 0;
+  const rules = rulesOf(host, manifest, preset);
+  manifest.fragments.forEach(({ osd, version }, f) => {
+    const isLost = osd === 0 || bad.get(f) === version || pool.downMs(osd) > host.lostAfterMs;
+    if (!isLost && pool.isUp(osd)) alive++;
+    const place = pool.place(osd);
+    const domain = domainOf(place, rules.domain);
+    const crowd = kept.filter((other) => domainOf(other, rules.domain) === domain).length;
+    const isMisplaced = crowd >= rules.x || kept.some((other) => other.id === osd);
+    if (isLost || isMisplaced || pool.isDraining(osd)) wanted.push(f);
+    else kept.push(place);
+  });
+  return { wanted, spare: alive - manifest.policy.k };
+}
+
+function rulesOf(host: RepairHost, manifest: Manifest, preset: string): PlacementRules {
+  const domain = host.core.topology.preset(preset)?.domain ?? FailureDomain.node;
+  return { x: manifest.policy.x, domain };
+}
+
+/**
+ * Makes what the object lacks. OVS_UNAVAILABLE or OVS_CORRUPT when fewer than k fragments can be
+ * read; a missing object is fine.
+ */
+export async function repairObject(
+  host: RepairHost,
+  namespace: string,
+  name: string,
+  bad: Damage,
+): Promise<RepairResult> {
+  const total = { repaired: 0, lacking: 0, raced: false };
+  for (;;) {
+    const entry = await host.core.registry.get(objectPath(namespace, name));
+    if (entry === null) return total;
+    const manifest = readManifest(entry);
+    const view = await host.namespaces.get(namespace);
+    const repair = new ObjectRepair(host, view, name, manifest, entry.modRevision);
+    const { wanted } = needsOf(host, manifest, view.preset, bad);
+    const { repaired, lacking, raced } = await repair.run(wanted);
+    total.repaired += repaired;
+    total.lacking = lacking;
+    total.raced = raced;
+    if (repaired === 0 || lacking === 0) return total;
+  }
+}
+
+interface Target {
+  f: number;
+  version: number;
+  place: Candidate;
+}
+
+class ObjectRepair {
+  readonly #host: RepairHost;
+  readonly #namespace: NamespaceView;
+  readonly #name: string;
+  readonly #manifest: Manifest;
+  readonly #revision: number;
+  readonly #view: ObjectView;
+  readonly #bytes: number;
+
+  constructor(
+    host: RepairHost,
+    namespace: NamespaceView,
+    name: string,
+    manifest: Manifest,
+    revision: number,
+  ) {
+    this.#host = host;
+    this.#namespace = namespace;
+    this.#name = name;
+    this.#manifest = manifest;
+    this.#revision = revision;
+    this.#view = new ObjectView(name, revision, manifest);
+    this.#bytes = manifest.unitBytes * manifest.stripes;
+  }
+
+  async run(wanted: number[]): Promise<RepairResult> {
+    const targets = this.#choose(wanted);
+    if (targets.length === 0) return { repaired: 0, lacking: wanted.length, raced: false };
+    // As many at a time as fit half of the memory, at least one.
+    const each = Math.max(1, Math.floor(this.#host.memory.bytes / 2 / this.#bytes));
+    const some = targets.slice(0, each);
+    const memory = await this.#host.memory.take(some.length * this.#bytes);
+    try {
+      const crcs = await this.#rebuild(some, memory);
+      const puts = some.map((target, i) => this.#put(target, i, memory, crcs));
+      const stored = await keepStored(some, puts);
+      const committed = await this.#commit(stored);
+      const repaired = committed ? stored.length : 0;
+      return { repaired, lacking: wanted.length - repaired, raced: !committed };
+    } finally {
+      this.#host.memory.give(memory);
+    }
+  }
+
+  #choose(wanted: number[]): Target[] {
+    const { pool, world } = this.#host.core;
+    const { fragments } = this.#manifest;
+    const kept = fragments.filter((_, f) => !wanted.includes(f)).map(({ osd }) => pool.place(osd));
+    const rules = rulesOf(this.#host, this.#manifest, this.#namespace.preset);
+    const places = choosePlaces(pool.writable(true), wanted.length, rules, kept, world.random);
+    return places.map((place, i) => {
+      const f = wanted[i]!;
+      return { f, place, version: fragments[f]!.version + 1 };
+    });
+  }
+
+  /**
+   * Computes the fragments into memory, one after the other; returns the CRCs of all their pages.
+   */
+  async #rebuild(targets: readonly Target[], memory: number): Promise<Uint32Array> {
+    const { core, rate } = this.#host;
+    const pages = this.#bytes / CLUSTER_BYTES;
+    const crcs = new Uint32Array(targets.length * pages);
+    for (let at = 0; at < this.#bytes; at += SLICE_BYTES) {
+      const bytes = Math.min(SLICE_BYTES, this.#bytes - at);
+      await rate.take(bytes * (this.#view.k + targets.length));
+      if (this.#host.isStopping()) throw new StorageError("OVS_CLOSED", "repair ends");
+      const wanted = targets.map(({ f }, i) =>
+        this.#wanted(f, at, bytes, memory + i * this.#bytes),
+      );
+      const deadlineMs = core.world.clock.nowMs() + READ_TIMEOUT_MS;
+      await decodePieces(core, wanted, { parts: [], deadlineMs, priority: Priority.Background });
+      targets.forEach((_, i) => {
+        const index = i * pages + at / CLUSTER_BYTES;
+        const from = memory + i * this.#bytes + at;
+        core.world.codec.crc32cClusters(from, bytes / CLUSTER_BYTES, crcs, index);
+      });
+    }
+    return crcs;
+  }
+
+  #wanted(fragment: number, at: number, bytes: number, memory: number): FailedPiece {
+    return {
+      view: this.#view,
+      fragment,
+      page: at / CLUSTER_BYTES,
+      pages: bytes / CLUSTER_BYTES,
+      into: memory + at,
+      failure: Failure.Missing,
+    };
+  }
+
+  async #put(target: Target, i: number, memory: number, crcs: Uint32Array): Promise<void> {
+    const { core, late, putTimeoutMs } = this.#host;
+    const osd = core.pool.get(target.place.id);
+    if (osd === null) throw new StorageError("OVS_UNAVAILABLE", `OSD ${target.place.id} is gone`);
+    const name = this.#fragmentName(target.f, target.version);
+    const pages = this.#bytes / CLUSTER_BYTES;
+    const recovery = packRecovery({
+      chunk: 0,
+      fragment: target.f,
+      fragmentVersion: target.version,
+      namespaceId: this.#namespace.id,
+      namespace: this.#namespace.namespace,
+      name: this.#name,
+      manifest: packManifest(this.#manifest),
+    });
+    await osd.apply(
+      {
+        present: [],
+        data: {
+          key: dataKey(name),
+          payload: onePiece(memory + i * this.#bytes, this.#bytes),
+          bytes: this.#bytes,
+          crcs: crcs.subarray(i * pages, (i + 1) * pages),
+        },
+        small: [
+          { key: recoveryKey(name), value: recovery },
+          { key: this.#mark(target), value: Buffer.from(this.#name) },
+        ],
+        deletes: late.take(osd.id),
+      },
+      { timeoutMs: putTimeoutMs, priority: Priority.Background },
+    );
+  }
+
+  async #commit(targets: readonly Target[]): Promise<boolean> {
+    const { core, late } = this.#host;
+    const places = new Map(
+      targets.map(({ f, place, version }) => [f, { osd: place.id, version }] as const),
+    );
+    const removed = targets
+      .map(({ f }) => ({ f, ...this.#manifest.fragments[f]! }))
+      .filter(({ osd }) => osd !== 0);
+    const change = {
+      namespace: this.#namespace.namespace,
+      name: this.#name,
+      revision: this.#revision,
+      manifest: withPlaces(this.#manifest, places),
+      epoch: uploadEpoch(this.#namespace),
+      removed,
+    };
+    const { registry, world } = core;
+    const giveUp = () => this.#host.isStopping();
+    const revision = await changeManifest(registry, world, change, giveUp);
+    core.manifests.forget(change.namespace, this.#name);
+    if (revision === null) {
+      // The epoch may be over, too.
+      this.#host.namespaces.forget(change.namespace);
+      return false;
+    }
+    for (const target of targets) late.add(target.place.id, this.#mark(target));
+    return true;
+  }
+
+  #mark(target: Target): Uint8Array {
+    const name = this.#fragmentName(target.f, target.version);
+    return markKey(this.#namespace.id, uploadEpoch(this.#namespace), name);
+  }
+
+  #fragmentName(fragment: number, version: number) {
+    return { objectId: this.#manifest.objectId, chunk: 0, fragment, version };
+  }
+}
+
+/** The targets whose fragments are durable; throws when none is. Waits for all. */
+async function keepStored(targets: Target[], puts: Array<Promise<void>>): Promise<Target[]> {
+  const results = await Promise.allSettled(puts);
+  const stored = targets.filter((_, i) => results[i]!.status === "fulfilled");
+  for (const result of results) {
+    if (result.status === "fulfilled") continue;
+    if (stored.length === 0 || !(result.reason instanceof StorageError)) throw result.reason;
+  }
+  return stored;
+}
