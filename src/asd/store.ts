@@ -139,6 +139,8 @@ export class AsdStore {
     const { path } = options;
     await files.makeFolder(path);
     const lock = await files.lock(path);
+    // What was opened, last first: closed again when the rest cannot be.
+    const opened: Array<{ close(): Promise<void> }> = [{ close: () => lock.release() }];
     try {
       const identity = await openIdentity(world, path, options.place, { format: options.format });
       const { totalBytes } = await files.space(path);
@@ -152,11 +154,17 @@ export class AsdStore {
         );
       }
       const extents = await Extents.open(world.disk, `${path}/extents`, pagesMax);
+      opened.unshift(extents);
+      const isNew = (await files.stat(`${path}/index/CURRENT`)) === null;
+      if (isNew && extents.allocator.files > 0) {
+        throw new StorageError("OVS_CORRUPT", `the index of ${path} is gone: replace the disk`);
+      }
       const kv = await world.kv.open(`${path}/index`, {
         create: true,
         cacheBytes: 32 * MIB,
         writeBufferBytes: 16 * MIB,
       });
+      opened.unshift(kv);
       await files.syncFolder(path); // The names `extents` and `index`.
       const index = new Index(kv, world.codec);
       const store = new AsdStore(world, options, {
@@ -170,7 +178,7 @@ export class AsdStore {
       await store.#scanIndex();
       return store;
     } catch (error) {
-      await lock.release();
+      for (const one of opened) await one.close();
       throw error;
     }
   }

@@ -10,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -329,6 +330,9 @@ t.test(
     const { job } = await readParts(world, store, [["a", 0, 8]]);
     t.equal(job.statuses[0], 0);
     await store.close();
+    renameSync(`${path}/index`, `${path}/elsewhere`);
+    await t.rejects(open(path), { code: "OVS_CORRUPT", message: /index .* is gone/ });
+    renameSync(`${path}/elsewhere`, `${path}/index`);
     writeFileSync(`${path}/extents/0002`, Buffer.alloc(PAGE));
     await t.rejects(open(path), { code: "OVS_CORRUPT", message: /0001 is missing/ });
   },
