@@ -698,4 +698,107 @@ static_assert(offsetof(TlogHeader, length) == 120);
 static_assert(offsetof(TlogHeader, body_crc) == 124);
 static_assert(offsetof(TlogHeader, header_crc) == 128);
 
+// vdisk: Records of the registry about the cluster, routers and vDisks.
+
+enum class OwnerState : uint8_t {
+  Recovering = 1,  // a router opens the vDisk: recovers its journal, reads its map
+  Serving = 2,  // it serves I/O
+  Released = 3,  // it was closed in order; nobody serves it
+};
+
+enum class OwnerContent : uint8_t {
+  Dirty = 1,  // the owner's journal may hold acknowledged writes that are nowhere else
+  Clean = 2,  // everything acknowledged is in the backend: no journal is needed
+};
+
+inline constexpr uint32_t CLUSTER_RECORD_MAGIC = 0x4c43564f;  // OVCL
+inline constexpr uint16_t CLUSTER_RECORD_VERSION = 1;
+// Key `/cluster`: whose registry this is.
+struct __attribute__((packed)) ClusterRecord {
+  uint32_t magic;
+  uint16_t version;
+  uint32_t length;
+  uint8_t cluster[16];
+  uint8_t reserved[30];
+  uint32_t header_crc;
+};
+static_assert(sizeof(ClusterRecord) == 60);
+static_assert(offsetof(ClusterRecord, magic) == 0);
+static_assert(offsetof(ClusterRecord, version) == 4);
+static_assert(offsetof(ClusterRecord, length) == 6);
+static_assert(offsetof(ClusterRecord, cluster) == 10);
+static_assert(offsetof(ClusterRecord, header_crc) == 56);
+
+inline constexpr uint32_t VDISK_RECORD_MAGIC = 0x4456564f;  // OVVD
+inline constexpr uint16_t VDISK_RECORD_VERSION = 1;
+// Key `/vdisk/<id>/record`: a vDisk as its users know it.
+struct __attribute__((packed)) VdiskRecordHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint32_t length;
+  uint32_t body_crc;
+  uint8_t vdisk[16];
+  uint64_t size_bytes;
+  uint64_t sco_bytes;
+  uint64_t created_ms;
+  uint8_t reserved[38];
+  uint32_t header_crc;
+};
+static_assert(sizeof(VdiskRecordHeader) == 96);
+static_assert(offsetof(VdiskRecordHeader, magic) == 0);
+static_assert(offsetof(VdiskRecordHeader, version) == 4);
+static_assert(offsetof(VdiskRecordHeader, length) == 6);
+static_assert(offsetof(VdiskRecordHeader, body_crc) == 10);
+static_assert(offsetof(VdiskRecordHeader, vdisk) == 14);
+static_assert(offsetof(VdiskRecordHeader, size_bytes) == 30);
+static_assert(offsetof(VdiskRecordHeader, sco_bytes) == 38);
+static_assert(offsetof(VdiskRecordHeader, created_ms) == 46);
+static_assert(offsetof(VdiskRecordHeader, header_crc) == 92);
+
+inline constexpr uint32_t VDISK_OWNER_MAGIC = 0x574f564f;  // OVOW
+inline constexpr uint16_t VDISK_OWNER_VERSION = 1;
+// Key `/vdisk/<id>/owner`: who serves a vDisk. Changes only by compare (P-A4, P-C1).
+struct __attribute__((packed)) VdiskOwnerHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint32_t length;
+  uint32_t body_crc;
+  uint64_t epoch;
+  uint8_t incarnation[16];
+  uint8_t state;
+  uint8_t content;
+  uint8_t reserved[20];
+  uint32_t header_crc;
+};
+static_assert(sizeof(VdiskOwnerHeader) == 64);
+static_assert(offsetof(VdiskOwnerHeader, magic) == 0);
+static_assert(offsetof(VdiskOwnerHeader, version) == 4);
+static_assert(offsetof(VdiskOwnerHeader, length) == 6);
+static_assert(offsetof(VdiskOwnerHeader, body_crc) == 10);
+static_assert(offsetof(VdiskOwnerHeader, epoch) == 14);
+static_assert(offsetof(VdiskOwnerHeader, incarnation) == 22);
+static_assert(offsetof(VdiskOwnerHeader, state) == 38);
+static_assert(offsetof(VdiskOwnerHeader, content) == 39);
+static_assert(offsetof(VdiskOwnerHeader, header_crc) == 60);
+
+inline constexpr uint32_t ROUTER_ALIVE_MAGIC = 0x4152564f;  // OVRA
+inline constexpr uint16_t ROUTER_ALIVE_VERSION = 1;
+// Key `/router/<id>/alive`, on the router's lease: absent means dead (P-C1).
+struct __attribute__((packed)) RouterAliveHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint32_t length;
+  uint32_t body_crc;
+  uint8_t incarnation[16];
+  uint8_t reserved[14];
+  uint32_t header_crc;
+};
+static_assert(sizeof(RouterAliveHeader) == 48);
+static_assert(offsetof(RouterAliveHeader, magic) == 0);
+static_assert(offsetof(RouterAliveHeader, version) == 4);
+static_assert(offsetof(RouterAliveHeader, length) == 6);
+static_assert(offsetof(RouterAliveHeader, body_crc) == 10);
+static_assert(offsetof(RouterAliveHeader, incarnation) == 14);
+static_assert(offsetof(RouterAliveHeader, header_crc) == 44);
+
 }  // namespace ovs::wire

@@ -209,6 +209,11 @@ export class BackendClient implements ObjectStore {
     return await this.#proxies.repair(timeoutMs);
   }
 
+  /** What the proxies that answer say of themselves. */
+  async proxyStatuses(timeoutMs: number): Promise<ProxyStatus[]> {
+    return await this.#proxies.statuses(timeoutMs);
+  }
+
   /** Forgets all manifests: the next reads ask the registry. */
   dropCache(): void {
     this.#core.manifests.clear();

@@ -1,20 +1,85 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: Apache-2.0
-// The one program: `ovs SUBCOMMAND …`. Each subcommand is loaded when it is asked for.
+// The one program. Daemons have mains of their own, loaded only when asked for; everything else is
+// the command line of manager/cli.
 
-import { Command } from "commander";
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import type { Actions } from "../manager/cli/program.js";
 
-const program = new Command("ovs").description("Open vStorage").showHelpAfterError();
+type RoleMain = (args: string[]) => Promise<number>;
 
-program
-  .command("nbd-serve")
-  .description("serve a raw file or a disk in memory over NBD")
-  .helpOption(false)
-  .allowUnknownOption()
-  .argument("[args...]")
-  .action(async (_args: string[], _options: unknown, command: Command) => {
-    const { nbdServe } = await import("./nbdserve.js");
-    process.exit(await nbdServe(command.args));
-  });
+const ASD_COMMANDS = new Set([
+  "list",
+  "add",
+  "replace",
+  "remove",
+  "help",
+  "--help",
+  "-h",
+  undefined,
+]);
 
-await program.parseAsync();
+/** The main of a role, or null when the arguments are for the command line. */
+async function roleMain(
+  name: string | undefined,
+  first: string | undefined,
+): Promise<RoleMain | null> {
+  switch (name) {
+    case "asd":
+      return ASD_COMMANDS.has(first) ? null : (await import("./asd.js")).asdMain;
+    case "registry":
+      return (await import("./registry.js")).registryMain;
+    case "proxy":
+      return (await import("./proxy.js")).proxyMain;
+    case "router":
+      return (await import("./router.js")).routerMain;
+    case "nbd-serve":
+      return (await import("./nbdserve.js")).nbdServe;
+    default:
+      return null;
+  }
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+function version(): string {
+  const file = new URL("../../../package.json", import.meta.url);
+  return String((JSON.parse(readFileSync(file, "utf8")) as { version: string }).version);
+}
+
+async function commandLine(args: string[]): Promise<number> {
+  const { makeProgram, exitCodeOf } = await import("../manager/cli/program.js");
+  const { callOperation } = await import("../manager/client.js");
+  let code = 0;
+  const actions: Actions = {
+    call: async (data, operation, input) => {
+      const { withWorld } = await import("./cliworld.js");
+      return await withWorld((world) => callOperation(world, resolve(data), operation, input));
+    },
+    up: async (options) => await (await import("./up.js")).upMain(options),
+    inspect: async (file, json) =>
+      await (await import("./inspect.js")).inspectMain(file, json, print),
+    print,
+  };
+  try {
+    const program = makeProgram(version(), actions, (exit) => {
+      code = exit;
+    });
+    await program.parseAsync(args, { from: "user" });
+  } catch (error) {
+    return exitCodeOf(error, (text) => process.stderr.write(`${text}\n`));
+  }
+  return code;
+}
+
+async function main(): Promise<void> {
+  const args = process.argv.slice(2);
+  const role = await roleMain(args[0], args[1]);
+  const code = role ? await role(args.slice(1)) : await commandLine(args);
+  process.exit(code);
+}
+
+await main();

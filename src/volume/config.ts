@@ -81,6 +81,8 @@ export interface VolumeStatus {
   };
   /** Clusters read, by where they came from. */
   reads: { zero: number; journal: number; memory: number; disk: number; backend: number };
+  /** Checksums that were wrong, in journal, caches, map or backend. */
+  corruptions: number;
   epoch: number;
   sequence: number;
   flushedSequence: number;

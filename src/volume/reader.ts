@@ -69,6 +69,8 @@ export interface ReadSource {
   readBatch: { parts: ReadPart[]; jobs: number[] } | null;
   /** Counters of clusters, by where they came from. */
   readonly readCounts: Float64Array;
+  /** `corruptions`: checksums that were wrong; the read is tried elsewhere or refused. */
+  readonly counts: { corruptions: number };
 }
 
 export interface ReaderParts {
@@ -495,6 +497,7 @@ export class Reader {
       this.#cache?.forget(this.#scoIds[at + i], this.#indexes[at + i]);
     }
     const source = this.#source[job]!;
+    source.counts.corruptions++;
     this.#world.log.warn("a cluster's checksum is wrong", {
       vdisk: source.name,
       cluster: this.#first[job] + bad,

@@ -21,7 +21,13 @@ export function volumeStatus(volume: Volume): VolumeStatus {
       limitBytes: journal.options.segmentBytes * journal.options.segmentsMax,
       segments: journal.segments.length,
     },
-    client: { ...volume.counts },
+    client: {
+      readBytes: volume.counts.readBytes,
+      writtenBytes: volume.counts.writtenBytes,
+      zeroedBytes: volume.counts.zeroedBytes,
+      flushes: volume.counts.flushes,
+    },
+    corruptions: volume.counts.corruptions,
     backend: {
       putBytes: destager.counts.putBytes,
       storedBytes: destager.counts.storedBytes,

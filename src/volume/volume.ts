@@ -82,8 +82,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   state: VolumeState = "serving";
   sizeBytes: number;
   /** Counters for status. */
-  readonly counts = { readBytes: 0, writtenBytes: 0, zeroedBytes: 0, flushes: 0 };
-
+  readonly counts = { readBytes: 0, writtenBytes: 0, zeroedBytes: 0, flushes: 0, corruptions: 0 };
+  onHalted: (reason: string) => void = () => undefined;
   readonly #requests: Requests;
   readonly #marks: VolumeMarks;
   readonly #batchBytes: number;
@@ -436,6 +436,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   }
 
   onMapDamaged(reason: string): void {
+    this.counts.corruptions++;
     this.halt(
       "corrupt",
       `the map in the local store is damaged (${reason}); it is rebuilt at the next start`,
@@ -554,6 +555,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.failed = kind;
     this.reason = reason;
     this.state = "halted";
+    this.onHalted(reason);
     this.thread.world.log.error("the vDisk is halted", { vdisk: this.name, reason, kind });
     this.writer.fail();
     this.destager.halt();

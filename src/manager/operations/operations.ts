@@ -5,6 +5,7 @@
 
 import { z } from "zod";
 import type { ErrorCode } from "../../base/errors.js";
+import { vdiskStatusSchema as vdiskSchema } from "../../router/client.js";
 
 export interface Operation<Input, Output> {
   readonly name: string;
@@ -39,29 +40,7 @@ export const processSchema = z.object({
   lastExit: z.string(),
 });
 
-export const vdiskSchema = z.object({
-  name: z.string(),
-  id: z.string(),
-  /** serving, opening, waiting, halted, closed. */
-  state: z.string(),
-  /** Why it does not serve, or what it waits for; empty when all is well. */
-  reason: z.string(),
-  epoch: count,
-  sizeBytes: bytes,
-  allocatedBytes: bytes,
-  /** Acknowledged bytes that are not in the backend yet. */
-  dirtyBytes: bytes,
-  journalBytes: bytes,
-  clientWrittenBytes: bytes,
-  clientReadBytes: bytes,
-  backendWrittenBytes: bytes,
-  cacheHits: count,
-  cacheMisses: count,
-  /** Checksum mismatches that were met and answered from elsewhere or refused. */
-  corruptions: count,
-  thread: count,
-});
-export type VdiskStatus = z.infer<typeof vdiskSchema>;
+export type { VdiskStatus } from "../../router/client.js";
 
 export const asdSchema = z.object({
   id: z.string(),
@@ -95,18 +74,29 @@ export const backendSchema = z.object({
 export type BackendStatus = z.infer<typeof backendSchema>;
 
 export const verifySchema = z.object({
+  namespaces: count,
   objects: count,
   fragments: count,
-  bytes,
-  /** Fragments that were missing, and how many of them were put back. */
+  bytesRead: bytes,
+  /** Fragments that the ASD does not have, or that no ASD has. */
   missing: count,
   corrupt: count,
+  /** Fragments on ASDs that do not answer. */
+  unreachable: count,
   misplaced: count,
+  /** Fragments made anew. */
   repaired: count,
-  /** Objects that cannot be read any more. */
-  lost: z.array(z.string()),
+  /** Fragments that could not be made anew now. */
+  lacking: count,
+  /** Objects of which fewer than k good fragments are to be had now. */
+  unreadable: count,
   /** Fragments on ASDs that no manifest names and no upload marks. */
   leaked: count,
+  /** Names of objects or fragments with something wrong, a few. */
+  samples: z.array(z.string()),
+  /** Fewest losses of ASDs that an object survives after all this; null: no objects. */
+  spareMin: z.number().int().nullable(),
+  /** Nothing was wrong. */
   clean: z.boolean(),
 });
 export type VerifyReport = z.infer<typeof verifySchema>;

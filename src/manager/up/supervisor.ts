@@ -76,23 +76,7 @@ export class Supervisor {
    * first start fails, or with OVS_TIMEOUT; it is not kept then.
    */
   async add(spec: ProcessSpec, timeoutMs: number): Promise<void> {
-    assert(!this.#list.has(spec.id), "ids of processes are unique");
-    assert(this.#list.size < PROCESSES_MAX, "the number of processes is bounded");
-    const entry: Supervised = {
-      spec,
-      child: null,
-      state: "starting",
-      restarts: 0,
-      backoffMs: BACKOFF_FIRST_MS,
-      startedMs: this.#clock.nowMs(),
-      timer: null,
-      lastExit: "",
-      failure: "",
-      ready: deferred(),
-      gone: deferred(),
-    };
-    entry.ready.promise.catch(() => undefined);
-    this.#list.set(spec.id, entry);
+    const entry = this.#make(spec);
     const timer = this.#clock.after(timeoutMs, () => {
       entry.ready.reject(
         new StorageError("OVS_TIMEOUT", `${spec.id} was not ready in ${timeoutMs / 1000} s`),
@@ -109,6 +93,24 @@ export class Supervisor {
     }
   }
 
+  /**
+   * As `add`, but a daemon that does not become ready stays in the list and is tried again: for
+   * those that the cluster can live without. Resolves with whether it runs.
+   */
+  async keep(spec: ProcessSpec, timeoutMs: number): Promise<boolean> {
+    const entry = this.#make(spec);
+    const timer = this.#clock.after(timeoutMs, () => entry.ready.resolve());
+    try {
+      await this.#spawn(entry);
+      await entry.ready.promise;
+    } catch (error) {
+      this.#log.warn(`${spec.id} is not ready: ${messageOf(error)}`);
+    } finally {
+      timer.cancel();
+    }
+    return entry.state === "running";
+  }
+
   /** Stops one daemon and forgets it. */
   async remove(id: string): Promise<void> {
     const entry = this.#list.get(id);
@@ -117,7 +119,6 @@ export class Supervisor {
     this.#list.delete(id);
   }
 
-  /** Stops and starts one daemon with other arguments, as when its disk was replaced. */
   has(id: string): boolean {
     return this.#list.has(id);
   }
@@ -144,6 +145,27 @@ export class Supervisor {
         entries.filter((entry) => entry.spec.role === role).map((entry) => this.#stop(entry)),
       );
     }
+  }
+
+  #make(spec: ProcessSpec): Supervised {
+    assert(!this.#list.has(spec.id), "ids of processes are unique");
+    assert(this.#list.size < PROCESSES_MAX, "the number of processes is bounded");
+    const entry: Supervised = {
+      spec,
+      child: null,
+      state: "starting",
+      restarts: 0,
+      backoffMs: BACKOFF_FIRST_MS,
+      startedMs: this.#clock.nowMs(),
+      timer: null,
+      lastExit: "",
+      failure: "",
+      ready: deferred(),
+      gone: deferred(),
+    };
+    entry.ready.promise.catch(() => undefined);
+    this.#list.set(spec.id, entry);
+    return entry;
   }
 
   async #spawn(entry: Supervised): Promise<void> {

@@ -456,14 +456,10 @@ class NodeConnection implements Connection {
     this.#network.requestTurn();
   }
 
-  tryForget(requestId: number): boolean {
-    if (!this.open) return true;
-    this.#network.handOver();
-    return !this.#session.forget(this.id, requestId);
-  }
-
   forget(requestId: number): void {
-    if (this.tryForget(requestId)) return;
+    if (!this.open) return;
+    this.#network.handOver();
+    if (!this.#session.forget(this.id, requestId)) return;
     this.close(`the answer to request ${requestId} was still arriving when its time was over`);
   }
 

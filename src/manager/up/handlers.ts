@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operations of a one-machine cluster.
+
+import { StorageError } from "../../base/errors.js";
+import { checkName, checkVdiskSize } from "../model/config.js";
+import type { BackendStatus, Handlers, VdiskStatus } from "../operations/operations.js";
+import type { UpCluster } from "./cluster.js";
+
+/** The handlers of all operations over a running cluster. */
+export function makeHandlers(cluster: UpCluster): Handlers {
+  return {
+    status: async () => {
+      const [vdisks, asds, backend] = await Promise.all([
+        vdisksOrNone(cluster),
+        cluster.backend.asds(),
+        cluster.backend.status(),
+      ]);
+      return {
+        data: cluster.layout.data,
+        cluster: cluster.config.cluster,
+        processes: cluster.supervisor.status(),
+        vdisks,
+        asds,
+        backend: { ...backend, health: worst(backend.health, vdisks) },
+        nbd: cluster.layout.nbd(cluster.config),
+      };
+    },
+    vdiskCreate: async ({ name, sizeBytes }) => {
+      checkName(name);
+      checkVdiskSize(sizeBytes);
+      return await cluster.router.create(name, sizeBytes);
+    },
+    vdiskList: () => cluster.router.list(),
+    vdiskInfo: ({ name }) => cluster.router.info(name),
+    vdiskResize: async ({ name, sizeBytes }) => {
+      checkVdiskSize(sizeBytes);
+      return await cluster.router.resize(name, sizeBytes);
+    },
+    vdiskDelete: async ({ name }) => {
+      await cluster.router.remove(name);
+      const vdisks = cluster.config.vdisks.filter((vdisk) => vdisk.name !== name);
+      await cluster.keep({ ...cluster.config, vdisks });
+      return {};
+    },
+    vdiskSync: ({ name, timeoutMs }) => cluster.router.sync(name, timeoutMs),
+    vdiskRecover: ({ name, acceptLoss }) => cluster.router.recover(name, acceptLoss),
+    asdList: () => cluster.backend.asds(),
+    asdAdd: ({ count }) => addAsds(cluster, count),
+    asdReplace: ({ id }) => replaceAsd(cluster, id),
+    asdRemove: ({ id }) => removeAsd(cluster, id),
+    cacheDrop: async () => {
+      await cluster.router.dropCaches();
+      return {};
+    },
+    backendInfo: () => cluster.backend.status(),
+    backendVerify: () => cluster.backend.verify(),
+  };
+}
+
+/** While the router restarts there is nothing to say of vDisks; the rest is told all the same. */
+async function vdisksOrNone(cluster: UpCluster): Promise<VdiskStatus[]> {
+  try {
+    return await cluster.router.list();
+  } catch (error) {
+    if (error instanceof StorageError && error.kind === "unavailable") return [];
+    throw error;
+  }
+}
+
+function worst(health: BackendStatus["health"], vdisks: VdiskStatus[]): BackendStatus["health"] {
+  if (health !== "ok") return health;
+  return vdisks.every((vdisk) => vdisk.state === "serving") ? "ok" : "degraded";
+}
+
+async function addAsds(cluster: UpCluster, count: number) {
+  const first = cluster.config.asds;
+  const indexes = Array.from({ length: count }, (_, i) => first + i);
+  await cluster.startAsds(indexes);
+  await cluster.keep({ ...cluster.config, asds: first + count });
+  const all = await cluster.backend.asds();
+  return all.filter((asd) => indexes.some((index) => asd.id === `asd-${index}`));
+}
+
+function indexOf(cluster: UpCluster, id: string): number {
+  const match = /^asd-(\d{1,4})$/.exec(id);
+  const index = match ? Number(match[1]) : -1;
+  if (index < 0 || !cluster.backend.expected().includes(index)) {
+    throw new StorageError("OVS_NOT_FOUND", `there is no ASD ${id}: \`ovs asd list\` shows them`);
+  }
+  return index;
+}
+
+async function replaceAsd(cluster: UpCluster, id: string) {
+  const index = indexOf(cluster, id);
+  await cluster.supervisor.remove(id);
+  await cluster.backend.forget(index);
+  await cluster.startAsds([index]);
+  const asd = (await cluster.backend.asds()).find((one) => one.id === id);
+  if (!asd) throw new StorageError("OVS_NOT_FOUND", `${id} did not come up`);
+  return asd;
+}
+
+async function removeAsd(cluster: UpCluster, id: string) {
+  const index = indexOf(cluster, id);
+  await cluster.backend.drain(index);
+  await cluster.supervisor.remove(id);
+  await cluster.backend.forget(index);
+  return {};
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker thread of the router: hosts volumes. It has a World of its own, its own connections to
+// the registry, the proxies and the ASDs, and shares nothing with other threads. Here a vDisk is
+// claimed, fenced, opened, served and released:
+//
+//   claim (epoch + 1) ─► raise the fence ─► open: journal, map ─► serving ─► … ─► stop ─► released
+
+import { BackendClient, CLIENT_DEFAULTS } from "../backend/client.js";
+import { assert } from "../base/assert.js";
+import { parseUuid } from "../base/bytes.js";
+import { messageOf, StorageError } from "../base/errors.js";
+import { settleAll } from "../base/sync.js";
+import { MIB } from "../base/units.js";
+import { SLOT_BYTES, SLOTS_DEFAULT } from "../nbd/limits.js";
+import { discardTicket, type NbdTicket } from "../nbd/listener.js";
+import { NbdServer } from "../nbd/server.js";
+import type { KvStore } from "../platform/kv.js";
+import type { Address } from "../platform/network.js";
+import type { Port } from "../platform/threads.js";
+import type { World } from "../platform/world.js";
+import { RegistryClient } from "../registry/client.js";
+import { openVolume } from "../volume/open.js";
+import { VolumeThread, type VolumeThreadOptions, volumeArenaBytes } from "../volume/thread.js";
+import type { Volume } from "../volume/volume.js";
+import { OwnerGate } from "./gate.js";
+import { Link } from "./link.js";
+import type { VdiskStatus } from "./messages.js";
+import { claimVdisk, readVdisk, type Vdisk } from "./records.js";
+
+export interface HostConfig {
+  router: string;
+  /** This router's folder, 16 bytes, and how often it was started. */
+  routerUuid: Uint8Array;
+  starts: number;
+  /** This life of the router, 16 bytes. */
+  incarnation: Uint8Array;
+  path: string;
+  cluster: string;
+  registry: Address;
+  proxies: Address[];
+  /** Shares of each shard. */
+  journalBytes: number;
+  cacheBytes: number;
+  readCacheBytes: number;
+  thread: number;
+  /** The shards that live on this thread. */
+  shards: number[];
+  logTo: string | null;
+}
+
+/** What the main thread may ask. */
+export type HostMethods = {
+  start: (input: Record<string, never>) => Promise<void>;
+  open: (input: { id: string; shard: number; acceptLoss: boolean }) => Promise<void>;
+  /** Closes a vDisk and deletes all that is here and in the backend. */
+  remove: (input: { id: string; shard: number }) => Promise<void>;
+  info: (input: { id: string }) => Promise<VdiskStatus>;
+  resize: (input: { id: string; sizeBytes: number }) => Promise<void>;
+  sync: (input: { id: string; timeoutMs: number }) => Promise<{ full: boolean; spareMin: number }>;
+  dropCaches: (input: Record<string, never>) => Promise<void>;
+  adopt: (input: { id: string; ticket: NbdTicket }) => Promise<void>;
+  stop: (input: Record<string, never>) => Promise<void>;
+};
+
+/** What a host tells the main thread. */
+export type MainMethods = {
+  halted: (input: { id: string; reason: string }) => Promise<void>;
+};
+
+const NBD_BYTES = SLOTS_DEFAULT * SLOT_BYTES;
+export const HOST_RECEIVE_BYTES = 24 * MIB;
+const DESTAGE_BYTES = 80 * MIB;
+const PAGE_CACHE_BYTES = 48 * MIB;
+const KV_CACHE_BYTES = 16 * MIB;
+const KV_WRITE_BUFFER_BYTES = 16 * MIB;
+const DECODE_BYTES = 16 * MIB;
+const READ_PATIENCE_MS = 60_000;
+
+function shardOptions(config: HostConfig, shard: number): VolumeThreadOptions {
+  const folder = shardFolder(config, shard);
+  return {
+    memoryCacheBytes: config.cacheBytes,
+    diskCache:
+      config.readCacheBytes > 0
+        ? { path: `${folder}/read-cache`, bytes: config.readCacheBytes }
+        : null,
+    pageCacheBytes: PAGE_CACHE_BYTES,
+    journalBytes: config.journalBytes,
+    destageBytes: DESTAGE_BYTES,
+    readPatienceMs: READ_PATIENCE_MS,
+  };
+}
+
+function shardFolder(config: HostConfig, shard: number): string {
+  return `${config.path}/shard-${shard}`;
+}
+
+/** Arena of a host's world. */
+export function hostArenaBytes(config: HostConfig): number {
+  const shards = config.shards.reduce(
+    (sum, shard) => sum + volumeArenaBytes(shardOptions(config, shard)),
+    0,
+  );
+  return NBD_BYTES + HOST_RECEIVE_BYTES + DECODE_BYTES + 16 * MIB + shards;
+}
+
+interface Shard {
+  kv: KvStore;
+  thread: VolumeThread;
+}
+
+interface Hosted {
+  vdisk: Vdisk;
+  gate: OwnerGate;
+  volume: Volume;
+}
+
+export class VolumeHost {
+  readonly #world: World;
+  readonly #config: HostConfig;
+  readonly #link: Link<MainMethods>;
+  readonly #registry: RegistryClient;
+  readonly #backend: BackendClient;
+  readonly #nbd: NbdServer;
+  readonly #shards = new Map<number, Shard>();
+  readonly #hosted = new Map<string, Hosted>();
+
+  constructor(world: World, config: HostConfig, port: Port) {
+    this.#world = world;
+    this.#config = config;
+    const { cluster, registry, proxies } = config;
+    this.#registry = new RegistryClient(world, { address: registry, cluster, role: "router" });
+    this.#backend = new BackendClient(world, {
+      ...CLIENT_DEFAULTS,
+      self: { role: "router", id: config.router, cluster },
+      registry: this.#registry,
+      proxies,
+      decodeBytes: DECODE_BYTES,
+    });
+    this.#nbd = new NbdServer(world);
+    const methods: HostMethods = {
+      start: () => this.#start(),
+      open: ({ id, shard, acceptLoss }) => this.#open(id, shard, acceptLoss),
+      remove: ({ id, shard }) => this.#remove(id, shard),
+      info: async ({ id }) => this.#status(this.#get(id)),
+      resize: ({ id, sizeBytes }) => this.#resize(this.#get(id), sizeBytes),
+      sync: ({ id, timeoutMs }) => this.#sync(this.#get(id), timeoutMs),
+      dropCaches: async () => {
+        for (const shard of this.#shards.values()) shard.thread.dropCaches();
+        this.#backend.dropCache();
+      },
+      adopt: async ({ id, ticket }) => this.#adopt(id, ticket),
+      stop: () => this.#stop(),
+    };
+    this.#link = new Link<MainMethods>(port, methods);
+  }
+
+  async #start(): Promise<void> {
+    await this.#backend.start();
+    for (const shard of this.#config.shards) {
+      const folder = shardFolder(this.#config, shard);
+      await this.#world.disk.files.makeFolder(folder);
+      const kv = await this.#world.kv.open(`${folder}/map`, {
+        cacheBytes: KV_CACHE_BYTES,
+        writeBufferBytes: KV_WRITE_BUFFER_BYTES,
+        create: true,
+      });
+      const options = shardOptions(this.#config, shard);
+      const thread = await VolumeThread.create(this.#world, this.#nbd.requests, kv, options);
+      this.#shards.set(shard, { kv, thread });
+    }
+  }
+
+  #get(id: string): Hosted {
+    const hosted = this.#hosted.get(id);
+    if (!hosted) throw new StorageError("OVS_NOT_FOUND", `this thread has no vDisk ${id}`);
+    return hosted;
+  }
+
+  #shard(number: number): Shard {
+    const shard = this.#shards.get(number);
+    assert(shard !== undefined, "the vDisk's shard lives on this thread");
+    return shard;
+  }
+
+  async #open(id: string, shardNumber: number, acceptLoss: boolean): Promise<void> {
+    assert(!this.#hosted.has(id), "a vDisk is opened once");
+    const vdisk = await readVdisk(this.#registry, id);
+    const { router, incarnation } = this.#config;
+    const { claim, before } = await claimVdisk(this.#registry, id, router, incarnation);
+    const gate = new OwnerGate(this.#world, this.#registry, id, claim);
+    const { record } = vdisk;
+    // The fence is raised after the claim and before the map is read (P-C5). A first start that was
+    // cut short may have left a claim and no namespace.
+    await this.#backend.createNamespace(record.namespace, gate.epoch);
+    const volume = await openVolume(
+      this.#shard(shardNumber).thread,
+      {
+        vdiskId: record.vdisk,
+        name: record.name,
+        sizeBytes: record.sizeBytes,
+        namespace: record.namespace,
+        epoch: gate.epoch,
+        clusterUuid: parseUuid(this.#config.cluster),
+        routerUuid: this.#config.routerUuid,
+        incarnation: this.#config.starts,
+        dir: shardFolder(this.#config, shardNumber),
+        journalBytes: this.#config.journalBytes,
+        scoBytes: record.scoBytes,
+        isNew: before === null,
+        wasDirty: gate.dirty,
+        acceptLoss,
+        batchBytes: null,
+        batchAgeMs: 5_000,
+        segmentBytes: null,
+      },
+      this.#backend,
+      {
+        dirty: () => gate.makeDirty(),
+        clean: () => gate.makeClean(),
+      },
+    );
+    await gate.serving();
+    this.#hosted.set(id, { vdisk, gate, volume });
+    volume.onHalted = (reason) => void this.#link.call("halted", { id, reason });
+    this.#world.log.info(`vDisk ${record.name} serves`, { vdisk: id, epoch: gate.epoch });
+  }
+
+  /** Stops a volume in order; its owner record says released. */
+  async #close(id: string, hosted: Hosted): Promise<void> {
+    this.#hosted.delete(id);
+    await this.#nbd.drop(hosted.volume);
+    await hosted.volume.stop();
+    await hosted.gate.release();
+  }
+
+  async #remove(id: string, shardNumber: number): Promise<void> {
+    const hosted = this.#hosted.get(id);
+    const vdisk = hosted?.vdisk ?? (await readVdisk(this.#registry, id));
+    let epoch: number;
+    if (hosted) {
+      epoch = hosted.gate.epoch;
+      this.#hosted.delete(id);
+      await this.#nbd.drop(hosted.volume);
+      await hosted.volume.stop();
+      hosted.gate.close();
+    } else {
+      const { router, incarnation } = this.#config;
+      const { claim } = await claimVdisk(this.#registry, id, router, incarnation);
+      epoch = claim.value.epoch;
+      await this.#backend.raiseFence(vdisk.record.namespace, epoch);
+    }
+    await this.#backend.deleteNamespace(vdisk.record.namespace, epoch);
+    await this.#world.disk.files.remove(`${shardFolder(this.#config, shardNumber)}/journal/${id}`);
+  }
+
+  async #resize(hosted: Hosted, sizeBytes: number): Promise<void> {
+    await hosted.volume.resize(sizeBytes);
+    this.#nbd.resize(hosted.volume);
+  }
+
+  async #sync(hosted: Hosted, timeoutMs: number): Promise<{ full: boolean; spareMin: number }> {
+    return await hosted.volume.sync(timeoutMs);
+  }
+
+  #adopt(id: string, ticket: NbdTicket): void {
+    const hosted = this.#hosted.get(id);
+    if (hosted) this.#nbd.adopt(ticket, hosted.volume);
+    else discardTicket(ticket);
+  }
+
+  #status({ vdisk, volume }: Hosted): VdiskStatus {
+    const status = volume.status();
+    const { reads } = status;
+    return {
+      name: status.name,
+      id: vdisk.id,
+      state: status.state,
+      reason: status.reason ?? status.waiting ?? "",
+      epoch: status.epoch,
+      sizeBytes: status.sizeBytes,
+      allocatedBytes: status.allocatedBytes,
+      dirtyBytes: status.dirtyBytes,
+      journalBytes: status.journal.usedBytes,
+      clientWrittenBytes: status.client.writtenBytes,
+      clientReadBytes: status.client.readBytes,
+      backendWrittenBytes: status.backend.storedBytes,
+      cacheHits: reads.memory + reads.disk,
+      cacheMisses: reads.backend,
+      corruptions: status.corruptions,
+      thread: this.#config.thread,
+    };
+  }
+
+  async #stop(): Promise<void> {
+    await settleAll(
+      [...this.#hosted].map(async ([id, hosted]) => {
+        try {
+          await this.#close(id, hosted);
+        } catch (error) {
+          // A volume that cannot stop in order is recovered at its next start.
+          this.#world.log.error(`closing vDisk ${hosted.vdisk.record.name}: ${messageOf(error)}`);
+        }
+      }),
+    );
+    await this.#nbd.stop();
+    for (const { thread, kv } of this.#shards.values()) {
+      await thread.close();
+      await kv.close();
+    }
+    await this.#backend.stop();
+    await this.#registry.close();
+  }
+}
