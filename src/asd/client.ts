@@ -31,6 +31,7 @@ import {
   AsdOperation,
   type AsdStats,
   existsReplySchema,
+  KEYS_MAX,
   type RangeReply,
   rangeReplySchema,
   type ScrubReply,
@@ -85,9 +86,7 @@ export interface AsdReadPart {
 }
 
 export interface AsdReadResult {
-  /**
-   * An AsdPartStatus for each part; the memory of a part that is not ok holds zeroes or garbage.
-   */
+  /** An AsdPartStatus for each part; the memory of one that is not ok holds zeroes or garbage. */
   statuses: Uint8Array;
   /** CRC-32C of each page, all parts one after the other; verified against what arrived. */
   crcs: Uint32Array;
@@ -286,7 +285,7 @@ export class AsdClient {
     return { statuses, crcs, isComplete };
   }
 
-  /** Small values of keys (at most 256), null for missing ones. */
+  /** Small values of keys, null for missing ones. */
   async getSmall(
     keys: readonly Uint8Array[],
     options: CallOptions,
@@ -294,7 +293,7 @@ export class AsdClient {
     const values: Array<Uint8Array | null> = [];
     // The disk answers as many as fit a frame, at least one: ask for the rest again.
     while (values.length < keys.length) {
-      const message = { keys: keys.slice(values.length) };
+      const message = { keys: keys.slice(values.length, values.length + KEYS_MAX) };
       const reply = await this.#control(AsdOperation.getSmall, message, smallReplySchema, options);
       if (reply.values.length === 0) throw wrongAnswer();
       values.push(...reply.values);
@@ -303,14 +302,20 @@ export class AsdClient {
   }
 
   async exists(keys: readonly Uint8Array[], options: CallOptions): Promise<boolean[]> {
-    const reply = await this.#control(AsdOperation.exists, { keys }, existsReplySchema, options);
-    if (reply.exist.length !== keys.length) throw wrongAnswer();
-    return reply.exist;
+    const exist: boolean[] = [];
+    while (exist.length < keys.length) {
+      const some = keys.slice(exist.length, exist.length + KEYS_MAX);
+      const message = { keys: some };
+      const reply = await this.#control(AsdOperation.exists, message, existsReplySchema, options);
+      if (reply.exist.length !== some.length) throw wrongAnswer();
+      exist.push(...reply.exist);
+    }
+    return exist;
   }
 
   /**
-   * Keys in [first, end) in bytewise order, at most `limit` (≤ 1000), with the lengths of their
-   * values.
+   * Keys in [first, end), bytewise, with the lengths of their values: at most `limit` (≤ 1000), or
+   * fewer when they do not fit an answer; `more` says that there are further ones.
    */
   async range(
     range: {

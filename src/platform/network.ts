@@ -90,6 +90,8 @@ export interface Connection {
    * not be written any more.
    */
   forget(requestId: number): void;
+  /** As `forget`, but where that would close the connection it changes nothing: false. */
+  tryForget(requestId: number): boolean;
   /**
    * Back-pressure: with `false` the socket is not read any more (a few frames that were read
    * already may still come), with `true` it is again.

@@ -35,6 +35,8 @@ export class CallTable {
   readonly priorities: Uint8Array;
   /** 1 while the network borrows the call's payload. */
   readonly lent: Uint8Array;
+  /** 1 when a call has got more time because its answer was arriving. */
+  readonly graceGiven: Uint8Array;
   readonly tokens: Float64Array;
   readonly handlers: Array<AnswerHandler | null>;
   /** Of waiting calls: copies, because the caller may use its own again. */
@@ -57,6 +59,7 @@ export class CallTable {
     this.operations = new Uint16Array(size);
     this.priorities = new Uint8Array(size);
     this.lent = new Uint8Array(size);
+    this.graceGiven = new Uint8Array(size);
     this.tokens = new Float64Array(size);
     this.handlers = new Array<AnswerHandler | null>(size).fill(null);
     this.metas = new Array<Uint8Array | null>(size).fill(null);
@@ -100,6 +103,7 @@ export class CallTable {
     this.state[slot] = CallState.Free;
     this.ids[slot] = -1;
     this.lent[slot] = 0;
+    this.graceGiven[slot] = 0;
     this.handlers[slot] = null;
     this.metas[slot] = null;
     this.payloads[slot] = null;

@@ -43,6 +43,8 @@ export type { Answer, CallOptions, EarlyCall, RpcClientOptions } from "./options
 export const TIMEOUT_MS_MAX = 24 * 3600 * 1000;
 /** Heartbeat intervals without any frame after which the other side counts as dead. */
 const SILENCE_MAX = 3;
+/** More time for an answer that is half in when its time is over. */
+const ARRIVAL_GRACE_MS = 2000;
 
 type ClientState = "idle" | "connecting" | "greeting" | "up" | "down" | "closed";
 
@@ -455,7 +457,14 @@ export class RpcClient implements ConnectionHandler {
     }
     const connection = this.#connection!;
     if (calls.lent[slot] === 1) connection.close("a request was not taken in time");
-    else connection.forget(calls.ids[slot]!);
+    else if (calls.graceGiven[slot] === 1) connection.forget(calls.ids[slot]!);
+    else if (!connection.tryForget(calls.ids[slot]!)) {
+      // Half of its answer is here: to drop it now would cost the connection and all other calls.
+      calls.graceGiven[slot] = 1;
+      calls.deadlines[slot]! += ARRIVAL_GRACE_MS;
+      this.#arm(calls.deadlines[slot]!);
+      return;
+    }
     if (connection.open) this.#endWith(slot, "OVS_TIMEOUT", this.#timeoutMessage(slot));
     else calls.state[slot] = CallState.Expired;
   }

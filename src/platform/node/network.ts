@@ -456,10 +456,14 @@ class NodeConnection implements Connection {
     this.#network.requestTurn();
   }
 
-  forget(requestId: number): void {
-    if (!this.open) return;
+  tryForget(requestId: number): boolean {
+    if (!this.open) return true;
     this.#network.handOver();
-    if (!this.#session.forget(this.id, requestId)) return;
+    return !this.#session.forget(this.id, requestId);
+  }
+
+  forget(requestId: number): void {
+    if (this.tryForget(requestId)) return;
     this.close(`the answer to request ${requestId} was still arriving when its time was over`);
   }
 
