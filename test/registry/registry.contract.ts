@@ -451,7 +451,7 @@ export async function registryContract(t: Test, make: () => RegistryHarness): Pr
   });
 
   await run("a lease that is kept alive lives, a revoked one is gone at once", async (t, r, p) => {
-    const kept = (await r.leaseGrant(2)).lease;
+    const kept = (await r.leaseGrant(3)).lease;
     const ended = (await r.leaseGrant(60)).lease;
     t.not(kept, ended);
     await r.transact(always(put(`${p}kept`, "1", kept), put(`${p}ended`, "1", ended)));
@@ -460,10 +460,10 @@ export async function registryContract(t: Test, make: () => RegistryHarness): Pr
     await t.rejects(r.leaseKeepAlive(ended), { code: "OVS_NOT_FOUND" });
     const deadline = performance.now() + 5000;
     while (performance.now() < deadline) {
-      t.equal((await r.leaseKeepAlive(kept)).ttlSeconds, 2);
+      t.equal((await r.leaseKeepAlive(kept)).ttlSeconds, 3);
       await new Promise((resolve) => setTimeout(resolve, 250));
     }
-    t.not(await r.get(`${p}kept`), null, "alive after 5 s with a time to live of 2 s");
+    t.not(await r.get(`${p}kept`), null, "alive after 5 s with a time to live of 3 s");
     await r.leaseRevoke(kept);
     t.equal(await r.get(`${p}kept`), null);
   });
