@@ -25,6 +25,7 @@ export class Turn {
     this.end();
   };
   #depth = 0;
+  #serial = 0;
   #requested = false;
   #flushing = false;
   #again = false;
@@ -46,7 +47,13 @@ export class Turn {
     };
   }
 
+  /** Number of this turn; 0 outside one. */
+  get current(): number {
+    return this.#depth > 0 ? this.#serial : 0;
+  }
+
   begin(): void {
+    if (this.#depth === 0) this.#serial++;
     this.#depth++;
   }
 

@@ -36,6 +36,7 @@ import {
 import type { Answer, CallOptions, RpcClientOptions } from "./options.js";
 import { Promised } from "./promised.js";
 import { encodeMessage, STATUS_OF } from "./status.js";
+import { TurnClock } from "./turnclock.js";
 
 export type { AnswerHandler } from "./calls.js";
 export type { Answer, CallOptions, EarlyCall, RpcClientOptions } from "./options.js";
@@ -50,8 +51,9 @@ type ClientState = "idle" | "connecting" | "greeting" | "up" | "down" | "closed"
 
 export class RpcClient implements ConnectionHandler {
   readonly address: Address;
-  readonly #world: Pick<World, "clock" | "network" | "random" | "log">;
+  readonly #world: Pick<World, "clock" | "turn" | "network" | "random" | "log">;
   readonly #options: RpcClientOptions;
+  readonly #clock: TurnClock;
   readonly #calls: CallTable;
   readonly #inFlightMax: number;
   readonly #heartbeatMs: number;
@@ -76,15 +78,16 @@ export class RpcClient implements ConnectionHandler {
   #attempts = 0;
 
   constructor(
-    world: Pick<World, "clock" | "network" | "random" | "log">,
+    world: Pick<World, "clock" | "turn" | "network" | "random" | "log">,
     options: RpcClientOptions,
   ) {
     this.address = options.address;
     this.#world = world;
     this.#options = options;
+    this.#clock = new TurnClock(world.clock, world.turn);
     this.#calls = new CallTable(options.callsMax ?? 1024);
     this.#inFlightMax = options.inFlightMax ?? 192;
-    this.#heartbeatMs = options.heartbeatMs ?? 2000;
+    this.#heartbeatMs = options.heartbeatMs ?? 4000;
     this.#frame = { kind: 0, operation: 0, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
     this.#greeting = new Greeting(world.clock);
     this.#promised = new Promised(this.#calls.size, (payload) => world.network.release(payload));
@@ -186,7 +189,7 @@ export class RpcClient implements ConnectionHandler {
     calls.priorities[slot] = priority;
     calls.handlers[slot] = handler;
     calls.tokens[slot] = token;
-    calls.deadlines[slot] = this.#world.clock.nowMs() + timeoutMs;
+    calls.deadlines[slot] = this.#clock.nowMs() + timeoutMs;
     this.#arm(calls.deadlines[slot]!);
     if (this.#state === "up" && this.#inFlight < this.#inFlightMax && calls.waiting === 0) {
       this.#send(slot, meta, payload, into, timeoutMs);
@@ -257,7 +260,9 @@ export class RpcClient implements ConnectionHandler {
     this.#greeting.onEnd(this.#reason);
     if (this.#state === "closed") this.#finishClosing();
     else if (this.#attempts === 0) this.#scheduleRetry();
-    if (wasUp) this.#options.onDown?.(this.#reason);
+    if (!wasUp) return;
+    if (!this.#isClosed()) this.#world.log.warn("connection lost", { reason: this.#reason });
+    this.#options.onDown?.(this.#reason);
   }
 
   #onAnswer(frame: ReceivedFrame): void {
@@ -341,7 +346,7 @@ export class RpcClient implements ConnectionHandler {
   /** Sends what waits, as far as there is room. */
   #pump(): void {
     const calls = this.#calls;
-    const nowMs = calls.waiting > 0 ? this.#world.clock.nowMs() : 0;
+    const nowMs = calls.waiting > 0 ? this.#clock.nowMs() : 0;
     while (calls.waiting > 0 && this.#state === "up" && this.#inFlight < this.#inFlightMax) {
       const slot = calls.nextWaiting();
       const leftMs = calls.deadlines[slot]! - nowMs;
@@ -547,6 +552,7 @@ export class RpcClient implements ConnectionHandler {
       throw new StorageError("OVS_UNAVAILABLE", this.#reason);
     }
     this.#state = "up";
+    if (this.#failures > 0) this.#world.log.info("connected", { address: this.address });
     this.#failures = 0;
     this.#pump();
     this.#options.onUp?.();
@@ -567,7 +573,7 @@ export class RpcClient implements ConnectionHandler {
       this.#calls.priorities[slot] = 0;
       this.#calls.handlers[slot] = this.#promised;
       this.#calls.tokens[slot] = token;
-      this.#calls.deadlines[slot] = this.#world.clock.nowMs() + timeoutMs;
+      this.#calls.deadlines[slot] = this.#clock.nowMs() + timeoutMs;
       this.#arm(this.#calls.deadlines[slot]!);
       this.#send(slot, meta, null, null, timeoutMs);
     });

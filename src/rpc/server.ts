@@ -29,6 +29,7 @@ import {
 } from "./hello.js";
 import { RpcRequest } from "./request.js";
 import { encodeMessage, STATUS_OF, STATUS_OK } from "./status.js";
+import { TurnClock } from "./turnclock.js";
 
 export { RpcRequest } from "./request.js";
 
@@ -72,8 +73,9 @@ interface Entry<S> {
 
 export class RpcServer<S> {
   readonly inFlightMax: number;
-  readonly #world: Pick<World, "clock" | "network" | "log">;
+  readonly #world: Pick<World, "clock" | "turn" | "network" | "log">;
   readonly #options: RpcServerOptions<S>;
+  readonly #clock: TurnClock;
   readonly #handlers = new Map<number, Entry<S>>();
   readonly #connections = new Set<RpcConnection<S>>();
   readonly #listeners: Listener[] = [];
@@ -86,13 +88,17 @@ export class RpcServer<S> {
   #stopping = false;
   #stopped: Array<() => void> = [];
 
-  constructor(world: Pick<World, "clock" | "network" | "log">, options: RpcServerOptions<S>) {
+  constructor(
+    world: Pick<World, "clock" | "turn" | "network" | "log">,
+    options: RpcServerOptions<S>,
+  ) {
     this.#world = world;
     this.#options = options;
+    this.#clock = new TurnClock(world.clock, world.turn);
     this.#self = options.self;
     this.inFlightMax = options.inFlightMax ?? 256;
     this.#connectionsMax = options.connectionsMax ?? 1024;
-    this.#heartbeatMs = options.heartbeatMs ?? 5000;
+    this.#heartbeatMs = options.heartbeatMs ?? 10_000;
     assert(this.inFlightMax > 0 && this.#connectionsMax > 0, "limits are positive");
   }
 
@@ -177,7 +183,7 @@ export class RpcServer<S> {
   // Called by connections and requests.
 
   now(): number {
-    return this.#world.clock.nowMs();
+    return this.#clock.nowMs();
   }
 
   release(payload: number): void {

@@ -374,3 +374,136 @@ t.test("a server that stops lets running requests end", async (t) => {
   await stopped;
   await client.close();
 });
+
+t.test("calls without promises: each ends once, never inside callWith", async (t) => {
+  const server = makeServer();
+  server.handleFast(1, (request) => request.reply(request.meta, null, null));
+  const client = makeClient(await server.listen(freshAddress()), { callsMax: 8 });
+  const ends: string[] = [];
+  let inside = true;
+  const handler = {
+    onAnswer: (token: number, status: number, meta: Uint8Array) => {
+      t.notOk(inside, "the caller has its turn first");
+      ends.push(`${token} ${codeOf(status) ?? new TextDecoder().decode(meta)}`);
+    },
+  };
+  const one = (token: number) =>
+    client.callWith(1, bytes.encode(`m${token}`), null, null, 1000, 0, handler, token);
+  for (let token = 0; token < 10; token++) one(token);
+  inside = false;
+  await until(() => ends.length === 10, "all have ended");
+  t.same(ends.slice(0, 2).sort(), ["8 OVS_BUSY", "9 OVS_BUSY"]);
+  t.same(
+    ends.slice(2),
+    Array.from({ length: 8 }, (_, i) => `${i} m${i}`),
+  );
+  await client.close();
+  inside = true;
+  one(99);
+  inside = false;
+  await until(() => ends.length === 11, "also the refused one");
+  t.equal(ends[10], "99 OVS_CLOSED");
+  await server.stop();
+});
+
+t.test(
+  "a payload that is not taken in time costs the connection, and memory is free",
+  async (t) => {
+    const server = makeServer({ inFlightMax: 1 });
+    const held: Array<() => void> = [];
+    server.handleFast(1, (request) => void held.push(() => request.reply(null, null, null)));
+    const address = await server.listen(freshAddress());
+    const client = makeClient(address);
+    const first = codeOfCall(client.call(1, null, null, null, { timeoutMs: 10_000 }));
+    await until(() => held.length === 1, "the server is at its limit and does not read");
+    const payload = oneSegment(region, 60_000_000);
+    t.equal(
+      await codeOfCall(client.call(1, null, payload, null, { timeoutMs: 100 })),
+      "OVS_TIMEOUT",
+    );
+    t.equal(await first, "OVS_UNAVAILABLE", "it went with the connection");
+    world.arena.bytes.fill(0, region, region + 60_000_000);
+    held[0]!();
+    await until(() => client.connected, "the client is back");
+    const again = client.call(1, null, oneSegment(region, 4096), null, { timeoutMs: 10_000 });
+    await until(() => held.length === 2, "and is served");
+    held[1]!();
+    t.equal((await again).status, 0);
+    await client.close();
+    await server.stop();
+  },
+);
+
+t.test("closing a client ends its calls, wherever they are", async (t) => {
+  const server = makeServer({ inFlightMax: 1 });
+  server.handleFast(1, () => {});
+  const client = makeClient(await server.listen(freshAddress()), { inFlightMax: 2 });
+  const calls = [
+    client.call(1, null, null, oneSegment(region + 60_000_000, 4096), { timeoutMs: 10_000 }),
+    client.call(1, null, oneSegment(region, 50_000_000), null, { timeoutMs: 10_000 }),
+    client.call(1, null, null, null, { timeoutMs: 10_000 }),
+  ].map(codeOfCall);
+  await until(() => server.inWork === 1, "one runs, one is half out, one waits");
+  await client.close();
+  t.same(await Promise.all(calls), ["OVS_CLOSED", "OVS_CLOSED", "OVS_CLOSED"]);
+  t.equal(client.pending, 0);
+  await server.stop(10);
+});
+
+t.test("who does not take its answers is not read from any more", async (t) => {
+  const server = makeServer({ inFlightMax: 8 });
+  let asked = 0;
+  server.handleFast(1, (request) => {
+    asked++;
+    request.reply(null, oneSegment(region, 1_000_000), null);
+  });
+  const address = await server.listen(freshAddress());
+  const lazy = await world.network.connect(address, { onFrame: () => {}, onClose: () => {} }, 1000);
+  const frame = { kind: 0, operation: 0xff00, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
+  const self = { role: "edge", id: "", cluster: null };
+  lazy.send(frame, encodeControl({ versions: [1], self, wants: ANY }), null, null);
+  lazy.reading(false);
+  for (let id = 1; id <= 1000; id++) {
+    lazy.send({ ...frame, operation: 1, requestId: id }, null, null, null);
+  }
+  await until(() => asked >= 8, "some are answered");
+  await new Promise((resolve) => setImmediate(resolve));
+  const before = asked;
+  const client = makeClient(address);
+  await client.call(1, null, null, oneSegment(region, 1_000_000), { timeoutMs: 5000 });
+  t.ok(asked - 1 < 1000 && asked - 1 <= before + 8, `only ${asked - 1} were taken`);
+  await client.close();
+  lazy.close("done");
+  await server.stop();
+});
+
+t.test("a message in another version, or before the hello, is refused", async (t) => {
+  const server = makeServer();
+  const address = await server.listen(freshAddress());
+  const tries: Array<[number, unknown, RegExp]> = [
+    [
+      0xff00,
+      { versions: [7, 6], self: { role: "x", id: "", cluster: null }, wants: ANY },
+      /versions 7, 6/,
+    ],
+    [0xff00, { versions: [] }, /bad control message/],
+    [0xff00, "hello", /bad control message/],
+    [1, {}, /no hello/],
+    [0xff77, {}, /not known/],
+  ];
+  for (const [operation, message, words] of tries) {
+    const heard: string[] = [];
+    const handler = {
+      onFrame: (_: unknown, frame: { meta: Uint8Array }) =>
+        void heard.push(new TextDecoder().decode(frame.meta)),
+      onClose: (_: unknown, reason: string) => void heard.push(reason),
+    };
+    const raw = await world.network.connect(address, handler, 1000);
+    const frame = { kind: 0, operation, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
+    raw.send(frame, encodeControl(message), null, null);
+    await until(() => heard.at(-1) === "closed by the other side", "it is closed");
+    t.match(heard.join() + world.log.lines.slice(-2).join(), words);
+  }
+  t.equal(server.connections, 0);
+  await server.stop();
+});

@@ -20,7 +20,7 @@ namespace ovs::transport {
 
 namespace {
 
-constexpr size_t kScratchBytes = 128 * 1024;
+constexpr size_t kScratchBytes = 64 * 1024;
 constexpr size_t kReadBudget = 4 << 20;  // Bytes of one connection in one wake-up.
 constexpr int kPlacesMax = 256;
 constexpr int kAcceptMax = 64;
@@ -355,12 +355,13 @@ bool Hub::Feed(Connection* c, const uint8_t* data, size_t bytes, bool kept) {
 
 void Hub::Receive(Connection* c) {
   size_t budget = kReadBudget;
+  const size_t events_before = event_count_;
   while (c->reads()) {
     if (c->stopped || !c->kept.empty()) {
       if (!Feed(c, c->kept.data() + c->kept_at, c->kept.size() - c->kept_at, true)) return;
       continue;
     }
-    if (budget == 0 || event_count_ == kEventsMax) break;  // Level-triggered: epoll reminds us.
+    if (budget == 0 || event_count_ == kEventsMax) break;
     iovec places[kPlacesMax];
     const int direct = c->parser.Direct(places, kPlacesMax - 1);
     size_t wanted = 0;
@@ -382,7 +383,9 @@ void Hub::Receive(Connection* c) {
     const size_t placed = std::min(bytes, wanted);
     if (placed > 0) c->parser.DirectDone(placed);
     if (!Feed(c, scratch_.data(), bytes - placed, false)) return;
-    if (bytes < asked) break;  // The socket is empty.
+    // The socket is empty, or there is enough to do: the other side works on the answers to these
+    // frames while we work on the next. Level-triggered: epoll reminds us.
+    if (bytes < asked || event_count_ > events_before) break;
     budget -= std::min(budget, bytes);
   }
   Watch(c);

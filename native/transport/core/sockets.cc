@@ -20,7 +20,6 @@ namespace {
 
 constexpr int kFlags = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
 constexpr int kBacklog = 1024;
-constexpr int kUnixBufferBytes = 4 << 20;  // A unix socket's default holds 200 KiB: many wake-ups.
 
 struct Address {
   sockaddr_storage storage = {};
@@ -141,14 +140,9 @@ void TuneSocket(int fd) {
   sockaddr_storage storage = {};
   socklen_t bytes = sizeof storage;
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &bytes) != 0) return;
-  if (storage.ss_family == AF_UNIX) {
-    // Over the system's limit only for the privileged; the others get what is allowed.
-    const int size = kUnixBufferBytes;
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) != 0) {
-      setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    }
-    return;
-  }
+  // A unix socket keeps its default buffer: larger ones fall out of the cache and make the two
+  // sides work one after the other (1 MiB payloads: 0.45 ms of CPU with 4 MiB, 0.33 ms without).
+  if (storage.ss_family == AF_UNIX) return;
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
