@@ -41,7 +41,8 @@ export class Destager {
   readonly #maintenance: Maintenance;
   #running: Promise<void> | null = null;
   #stopping = false;
-  #wake: Deferred<void> | null = null;
+  /** Resolved when waiting has to end. */
+  readonly #wake = deferred<void>();
   #waiters: Array<{ sequence: number; done: Deferred<void> }> = [];
   #scoCounter = 0;
   /** What destage waits for now, in words; null when it does not wait. */
@@ -50,7 +51,7 @@ export class Destager {
   constructor(volume: Volume) {
     this.#volume = volume;
     this.#builder = new ScoBuilder(volume);
-    this.#maintenance = new Maintenance(volume, this);
+    this.#maintenance = new Maintenance(volume, this, this.#builder);
   }
 
   get maintenance(): Maintenance {
@@ -95,13 +96,14 @@ export class Destager {
   /** No new work is begun; resolves when what runs has come to an end. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    this.#wake?.resolve();
+    this.#wake.resolve();
     await this.#running;
+    await this.#maintenance.stop();
   }
 
   halt(): void {
     this.#stopping = true;
-    this.#wake?.resolve();
+    this.#wake.resolve();
     const reason = new StorageError("OVS_CLOSED", `${this.#volume.name} is halted`);
     for (const { done } of this.#waiters) done.reject(reason);
     this.#waiters = [];
@@ -125,10 +127,10 @@ export class Destager {
         if (!(error instanceof StorageError)) throw error;
         if (!this.#mayRetry(error)) return null;
         this.counts.retries++;
+        // What is garbage already can go even when nothing can be put.
+        if (error.kind === "full") await this.#maintenance.removeEmpty();
       }
-      this.#wake = deferred<void>();
       await Promise.race([this.#wake.promise, this.#volume.thread.world.clock.sleep(delayMs)]);
-      this.#wake = null;
     }
     return null;
   }
@@ -158,26 +160,46 @@ export class Destager {
 
   async #run(): Promise<void> {
     await this.#maintenance.before();
-    for (;;) {
+    while (!this.#stopping) {
       const layer = this.#volume.dirty.oldestClosed;
-      if (layer === null || this.#stopping) return;
-      if (!(await this.#destage(layer))) return;
-      await this.#maintenance.after();
+      if (layer === null && !this.#maintenance.isWanted) return;
+      const tlogBytes = await this.#destage(layer);
+      if (tlogBytes === 0) return;
+      await this.#maintenance.after(tlogBytes);
     }
   }
 
-  async #destage(layer: Layer): Promise<boolean> {
-    const content = await layerContent(layer, this.#volume.thread.world.clock);
-    const moved = await this.#maintenance.relocations();
-    const entries: TlogEntry[] = content.zeroes.map((zero) => ({ kind: "zero", ...zero }));
-    if (layer.sizeBytes > 0) entries.push({ kind: "resize", sizeBytes: layer.sizeBytes });
-    if (!(await this.#putClusters(content, entries))) return false;
-    for (const relocation of moved) entries.push({ kind: "relocation", ...relocation });
+  /** One TLog: a batch, or none, and what moves with it. Answers its bytes, 0 when there is none. */
+  async #destage(layer: Layer | null): Promise<number> {
+    const entries: TlogEntry[] = [];
+    if (layer !== null && !(await this.#putLayer(layer, entries))) return 0;
+    if (!(await this.#putMoved(entries))) return 0;
+    if (layer === null && entries.length === 0) return 0;
     const tlog = this.#tlogOf(layer, entries);
-    if ((await this.persist(() => this.#putTlog(tlog))) === null) return false;
-    if (!(await this.#apply(tlog))) return false;
-    this.#finish(layer);
-    return true;
+    const bytes = await this.persist(() => this.#putTlog(tlog));
+    if (bytes === null || !(await this.#apply(tlog))) return 0;
+    if (layer !== null) this.#finish(layer);
+    return bytes;
+  }
+
+  async #putLayer(layer: Layer, entries: TlogEntry[]): Promise<boolean> {
+    const content = await layerContent(layer, this.#volume.thread.world.clock);
+    for (const zero of content.zeroes) entries.push({ kind: "zero", ...zero });
+    if (layer.sizeBytes > 0) entries.push({ kind: "resize", sizeBytes: layer.sizeBytes });
+    return await this.#putClusters(content, entries);
+  }
+
+  /** Relocations come last: they apply only where the batch left the old location standing. */
+  async #putMoved(entries: TlogEntry[]): Promise<boolean> {
+    const moved = await this.#maintenance.relocate();
+    if (moved === null) return true;
+    try {
+      if ((await this.persist(() => this.putSco(moved.sco))) === null) return false;
+      for (const entry of moved.entries) entries.push({ kind: "relocation", ...entry });
+      return true;
+    } finally {
+      this.#builder.release([moved.sco]);
+    }
   }
 
   async #apply(tlog: Tlog): Promise<boolean> {
@@ -248,17 +270,18 @@ export class Destager {
     }
   }
 
-  #tlogOf(layer: Layer, entries: TlogEntry[]): Tlog {
+  #tlogOf(layer: Layer | null, entries: TlogEntry[]): Tlog {
     const { config, map, thread } = this.#volume;
+    const { mark } = map;
     return {
       clusterUuid: config.clusterUuid,
       vdiskUuid: config.vdiskId,
       ownerEpoch: config.epoch,
-      number: map.mark.tlogNumber + 1,
-      firstSequence: layer.firstSequence,
-      lastSequence: layer.lastSequence,
-      lastEpoch: layer.lastEpoch,
-      sizeBytes: layer.sizeBytes > 0 ? layer.sizeBytes : map.mark.sizeBytes,
+      number: mark.tlogNumber + 1,
+      firstSequence: layer?.firstSequence ?? mark.sequence + 1,
+      lastSequence: layer?.lastSequence ?? mark.sequence,
+      lastEpoch: layer?.lastEpoch ?? mark.sequenceEpoch,
+      sizeBytes: layer !== null && layer.sizeBytes > 0 ? layer.sizeBytes : mark.sizeBytes,
       createdMs: Math.floor(thread.world.clock.wallMs()),
       keyId: 0,
       entries,
@@ -266,7 +289,7 @@ export class Destager {
   }
 
   /** P-A9: the commit of TLog n compares that n−1 is the last. */
-  async #putTlog(tlog: Tlog): Promise<true> {
+  async #putTlog(tlog: Tlog): Promise<number> {
     const { config, store, namespace, thread } = this.#volume;
     const key = tlogKey(namespace);
     const before = new TextEncoder().encode(fixedNumber(tlog.number - 1));
@@ -288,7 +311,7 @@ export class Destager {
     });
     this.counts.putBytes += put.bytes;
     this.counts.storedBytes += put.storedBytes;
-    return true;
+    return put.bytes;
   }
 
   #finish(layer: Layer): void {

@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 // What destage does beside batches: removes SCOs that a dead owner left without a TLog, deletes
-// empty SCOs, and (reclaim.ts, checkpoint.ts) rewrites the emptiest and writes checkpoints.
+// empty SCOs, rewrites the emptiest, begins checkpoints.
 
 import { StorageError } from "../base/errors.js";
-import type { TlogRelocation } from "../wire/generated/tlog.js";
+import { Checkpointer } from "./checkpoint.js";
 import type { Destager } from "./destage.js";
 import { numberOf, SCO_PREFIX, scoIdOf, scoName } from "./names.js";
+import { Reclaim, type Relocated } from "./reclaim.js";
+import type { ScoBuilder } from "./scobuilder.js";
 import type { Volume } from "./volume.js";
 
 const LIST_LIMIT = 1000;
 /** Objects removed by one call. */
 const REMOVE_MAX = 32;
+/** Relocations that cannot be read are not tried again for this long. */
+const PAUSE_MS = 10_000;
 
 export class Maintenance {
+  readonly checkpointer: Checkpointer;
+  readonly reclaim: Reclaim;
   readonly #volume: Volume;
   readonly #destager: Destager;
   #orphansGone = false;
+  #pausedUntilMs = 0;
 
-  constructor(volume: Volume, destager: Destager) {
+  constructor(volume: Volume, destager: Destager, builder: ScoBuilder) {
     this.#volume = volume;
     this.#destager = destager;
+    this.checkpointer = new Checkpointer(volume);
+    this.reclaim = new Reclaim(volume, builder);
   }
 
   /** Before the first batch of this service. */
@@ -28,20 +37,52 @@ export class Maintenance {
     await this.#destager.persist(() => this.#removeOrphans());
   }
 
-  /** Clusters that go to new SCOs with this batch. */
-  async relocations(): Promise<TlogRelocation[]> {
-    return [];
+  /** Whether clusters should move even without a batch. */
+  get isWanted(): boolean {
+    return this.#volume.thread.world.clock.nowMs() >= this.#pausedUntilMs && this.reclaim.isWanted;
   }
 
-  /** After a batch is in the map. */
-  async after(): Promise<void> {
+  /** Clusters that go to a new SCO with this batch, if any. Gives the SCO's memory. */
+  async relocate(): Promise<Relocated | null> {
+    const { clock } = this.#volume.thread.world;
+    if (clock.nowMs() < this.#pausedUntilMs) return null;
     try {
-      await this.#removeEmpty();
+      return await this.reclaim.relocate();
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      this.#pausedUntilMs = clock.nowMs() + PAUSE_MS;
+      this.#destager.warn("space is not reclaimed now", error);
+      return null;
+    }
+  }
+
+  /** After a TLog of so many bytes is in the map. */
+  async after(tlogBytes: number): Promise<void> {
+    this.checkpointer.onTlog(tlogBytes);
+    await this.removeEmpty();
+  }
+
+  /** P-A5, P-F2: a SCO goes when the TLog that emptied it is committed and no read holds it. */
+  async removeEmpty(): Promise<void> {
+    const { map } = this.#volume;
+    const empty: number[] = [];
+    map.scos.forEach((id, live) => {
+      if (live === 0) empty.push(id);
+    });
+    if (empty.length === 0) return;
+    try {
+      await Promise.allSettled(this.#volume.backendReads);
+      await this.#remove(empty.map(scoName));
+      await map.forgetScos(empty);
     } catch (error) {
       // The next batch tries again.
       if (!(error instanceof StorageError)) throw error;
       this.#destager.warn("empty SCOs are not deleted yet", error);
     }
+  }
+
+  async stop(): Promise<void> {
+    await this.checkpointer.stop();
   }
 
   /** SCOs above the last that a TLog names were put by an owner that died before its TLog. */
@@ -59,19 +100,6 @@ export class Maintenance {
     }
     this.#orphansGone = true;
     return true;
-  }
-
-  /** P-A5, P-F2: a SCO goes when the TLog that emptied it is committed and no read holds it. */
-  async #removeEmpty(): Promise<void> {
-    const { map } = this.#volume;
-    const empty: number[] = [];
-    map.scos.forEach((id, live) => {
-      if (live === 0) empty.push(id);
-    });
-    if (empty.length === 0) return;
-    await Promise.allSettled(this.#volume.backendReads);
-    await this.#remove(empty.map(scoName));
-    await map.forgetScos(empty);
   }
 
   async #remove(names: readonly string[]): Promise<void> {

@@ -9,6 +9,7 @@
 
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
+import { Semaphore } from "../base/sync.js";
 import type { KvBatch, KvEntry, KvStore } from "../platform/kv.js";
 import type { MapMark } from "../wire/generated/map.js";
 import { decodeMapMark, packMapMark } from "../wire/generated/map.js";
@@ -58,6 +59,8 @@ export class VolumeMap {
   readonly #pages: PageCache;
   readonly #tree: Uint8Array;
   readonly #owner: number;
+  /** Held by whoever stores a new mark. */
+  readonly #changing = new Semaphore(1);
   readonly scos = new ScoTable();
   mark: MapMark;
   readonly #work = new Uint32Array(CHUNK_PAGES * PAGE_WORDS);
@@ -98,17 +101,46 @@ export class VolumeMap {
     this.#pages.forgetAll(this.#owner);
   }
 
-  /** Stores the mark as it is; for a new vDisk and after a checkpoint. */
-  async writeMark(change: Partial<MapMark>): Promise<void> {
-    const batch = this.#kv.batch();
-    const mark = { ...this.mark, ...change };
-    batch.put(markKey(this.#tree), packMapMark(mark));
-    await this.#kv.write(batch, { sync: false });
-    this.mark = mark;
+  /** Stores the number of the last checkpoint; `sync`: with everything before it, durably. */
+  async writeMark(change: { checkpointNumber: number }, options: { sync: boolean }): Promise<void> {
+    await this.#changing.with(async () => {
+      this.mark = { ...this.mark, ...change };
+      const batch = this.#kv.batch();
+      batch.put(markKey(this.#tree), packMapMark(this.mark));
+      await this.#kv.write(batch, options);
+    });
+  }
+
+  /** Where the clusters (in order) lie now according to the map: SCO ids (0, 1: none), indexes, CRCs. */
+  async locate(clusters: Float64Array): Promise<{
+    scoIds: Float64Array;
+    indexes: Uint32Array;
+    crcs: Uint32Array;
+  }> {
+    const scoIds = new Float64Array(clusters.length);
+    const indexes = new Uint32Array(clusters.length);
+    const crcs = new Uint32Array(clusters.length);
+    for (let from = 0; from < clusters.length; ) {
+      const { pages, to } = pagesOf((i) => clusters[i], from, clusters.length);
+      await this.#loadWork(pages);
+      for (let i = from, at = 0; i < to; i++) {
+        while (pages[at] !== Math.floor(clusters[i] / PAGE_ENTRIES)) at++;
+        const word = at * PAGE_WORDS + (clusters[i] % PAGE_ENTRIES) * ENTRY_WORDS;
+        scoIds[i] = this.#work[word] + this.#work[word + 1] * TWO_32;
+        indexes[i] = this.#work[word + 2];
+        crcs[i] = this.#work[word + 3];
+      }
+      from = to;
+    }
+    return { scoIds, indexes, crcs };
   }
 
   /** Applies a TLog; the map is at it when this resolves. */
   async apply(tlog: Tlog): Promise<void> {
+    await this.#changing.with(() => this.#apply(tlog));
+  }
+
+  async #apply(tlog: Tlog): Promise<void> {
     assert(tlog.number === this.mark.tlogNumber + 1, "TLogs are applied in order");
     let scoIdLast = this.mark.scoIdLast;
     for (const entry of tlog.entries) {
@@ -251,18 +283,7 @@ export class VolumeMap {
       this.scos.extend(changes.scoId, changes.index(changes.count - 1) + 1);
     }
     for (let from = 0; from < changes.count; ) {
-      const pages: number[] = [];
-      let to = from;
-      for (; to < changes.count; to++) {
-        const page = Math.floor(changes.cluster(to) / PAGE_ENTRIES);
-        if (page === pages[pages.length - 1]) continue;
-        assert(
-          pages.length === 0 || page > pages[pages.length - 1]!,
-          "changes are in order of clusters",
-        );
-        if (pages.length === CHUNK_PAGES) break;
-        pages.push(page);
-      }
+      const { pages, to } = pagesOf(changes.cluster, from, changes.count);
       await this.#applyChunk(changes, from, to, pages);
       from = to;
     }
@@ -399,6 +420,25 @@ export class VolumeMap {
     }
     return keys;
   }
+}
+
+/** Pages of the clusters from `from` on, in order, at most a chunk; `to` is behind the last of them. */
+function pagesOf(
+  cluster: (i: number) => number,
+  from: number,
+  end: number,
+): { pages: number[]; to: number } {
+  const pages: number[] = [];
+  let to = from;
+  for (; to < end; to++) {
+    const page = Math.floor(cluster(to) / PAGE_ENTRIES);
+    const last = pages[pages.length - 1];
+    if (page === last) continue;
+    assert(last === undefined || page > last, "clusters are in order");
+    if (pages.length === CHUNK_PAGES) break;
+    pages.push(page);
+  }
+  return { pages, to };
 }
 
 function dataChanges(entry: TlogData): Changes {

@@ -96,11 +96,12 @@ async function fromCheckpoint(parts: RebuildParts, had: boolean): Promise<void> 
   await map.wipe();
   map.mark = empty;
   const last = await lastCheckpoint(parts);
-  thread.world.log.warn("the map is rebuilt from the backend", {
-    vdisk: parts.name,
-    checkpoint: last?.tlogNumber ?? 0,
-    reason: had ? "its mark is not on the chain" : "there was none",
-  });
+  if (had || last !== null)
+    thread.world.log.warn("the map is rebuilt from the backend", {
+      vdisk: parts.name,
+      checkpoint: last?.tlogNumber ?? 0,
+      reason: had ? "its mark is not on the chain" : "there was none",
+    });
   if (last === null) return;
   for (const part of last.parts) {
     const checkpoint = await readCheckpoint(parts, part);

@@ -93,11 +93,11 @@ export class ScoBuilder {
     for (const sco of built) this.#volume.thread.destagePool.give(sco.memory);
   }
 
-  /** An empty SCO for clusters at these addresses (sorted), with memory. */
+  /** An empty SCO for clusters at these addresses, with memory. */
   async takeOne(clusters: Float64Array, crcs: Uint32Array): Promise<BuiltSco> {
     const count = clusters.length;
     assert(count > 0 && count <= this.clustersPerSco, "a SCO has a bounded number of clusters");
-    const base = clusters[0];
+    const base = clusters.reduce((least, cluster) => Math.min(least, cluster));
     const blocks = count + trailerBlocks(count);
     const memory = await this.#volume.thread.destagePool.take(blocks * CLUSTER_BYTES);
     const entry: TlogData = {

@@ -38,6 +38,8 @@ export interface VolumeThreadOptions {
   destageBytes: number;
   /** How long a read waits for a backend that does not answer. */
   readPatienceMs: number;
+  /** Share of the backend's space that is free, from 0 to 1, as far as it is known; for reclaim. */
+  backendFreeShare?: () => number;
 }
 
 /** What the thread calls on a volume. */

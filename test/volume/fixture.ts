@@ -2,7 +2,7 @@
 // What the tests of volumes stand on: a router thread with one vDisk in a real world (disk, store
 // of maps, codec), which can be stopped, crashed and started again over an object store in memory.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StorageError } from "../../src/base/errors.js";
@@ -16,6 +16,7 @@ import type { VolumeThreadOptions } from "../../src/volume/thread.js";
 import { VolumeThread } from "../../src/volume/thread.js";
 import type { Volume } from "../../src/volume/volume.js";
 import { Client, TestRequests } from "./client.js";
+import { FaultDisk } from "./faultdisk.js";
 import { MemoryStore } from "./memorystore.js";
 
 /** Small fast random numbers; the same seed gives the same test. */
@@ -36,6 +37,15 @@ export class Seeded {
     const bytes = new Uint8Array(count);
     for (let i = 0; i < count; i++) bytes[i] = this.below(256);
     return bytes;
+  }
+}
+
+/** Waits for a condition; fails after ten seconds, saying for what. */
+export async function until(condition: () => boolean, what: string): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`waited in vain: ${what}`);
+    await new Promise<void>((resolve) => void setImmediate(resolve));
   }
 }
 
@@ -63,6 +73,7 @@ export class Host {
   rebooted = false;
   #boot = 0;
   world!: NodeWorld;
+  disk!: FaultDisk;
   requests!: TestRequests;
   kv!: KvStore;
   thread!: VolumeThread;
@@ -93,6 +104,8 @@ export class Host {
   async startThread(): Promise<void> {
     const arenaBytes = this.options.arenaBytes ?? 64 * MIB;
     this.world = createWorld({ name: "test", arenaBytes, terminal: null, logTo: null });
+    this.disk = new FaultDisk(this.world.disk, this.world.turn);
+    Object.defineProperty(this.world, "disk", { value: this.disk });
     if (this.rebooted) this.#boot++;
     this.rebooted = false;
     (this.world as { bootId: Uint8Array }).bootId = new Uint8Array(16).fill(this.#boot);
@@ -172,6 +185,17 @@ export class Host {
     await this.thread.close();
     await this.kv.close();
     await this.world.stop();
+  }
+
+  /** The store of maps as it is now, to be put back later: what a power loss does to it. */
+  async copyMap(target: string): Promise<void> {
+    await this.kv.checkpoint(target);
+  }
+
+  /** Between stop and start: the store of maps is what was copied, or gone. */
+  putMapBack(source: string | null): void {
+    rmSync(`${this.dir}/map`, { recursive: true, force: true });
+    if (source !== null) renameSync(source, `${this.dir}/map`);
   }
 
   destroy(): void {

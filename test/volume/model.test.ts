@@ -104,7 +104,10 @@ class Life {
   }
 
   async #answer(done: Promise<void>, change: Change): Promise<void> {
-    await swallow(done.then(() => void (change.acked = true)));
+    const acknowledged = done.then(() => {
+      change.acked = true;
+    });
+    await swallow(acknowledged);
   }
 
   #trace(content: Uint8Array, afterCrash: boolean): void {
