@@ -76,6 +76,10 @@ async function commandLine(args: string[]): Promise<number> {
 }
 
 async function main(): Promise<void> {
+  // A reader that has seen enough (`ovs inspect … | head`) is no failure.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === "EPIPE" ? 0 : 1);
+  });
   const args = process.argv.slice(2);
   const role = await roleMain(args[0], args[1]);
   const code = role ? await role(args.slice(1)) : await commandLine(args);
