@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // node disk-load.js FILE DEPTH SECONDS: random 4 KiB writes through World.disk, `DEPTH` in flight,
-// each completion staging the next. Prints {"value": IOPS, "cpuSeconds": …}.
+// each completion staging the next, after a second to get warm. Prints {"value": IOPS, "cpuSeconds": …}.
 
 import { assert } from "../src/base/assert.js";
 import { CLUSTER_BYTES, MIB } from "../src/base/units.js";
@@ -27,18 +27,30 @@ const next = (): number => {
   return (seed >>> 0) % clusters;
 };
 
+const WARM_MS = 1000;
 let done = 0;
 let running = depth;
-const begin = performance.now();
-const cpu = process.cpuUsage();
+let now = performance.now();
+let begin = now + WARM_MS;
 const end = begin + seconds * 1000;
-let now = begin;
+let warm = false;
+let cpu = process.cpuUsage();
+
+function startMeasuring(): void {
+  warm = true;
+  done = 0;
+  begin = now;
+  cpu = process.cpuUsage();
+}
 
 await new Promise<void>((resolve) => {
   const handler = disk.handler((tag, result) => {
     assert(result === CLUSTER_BYTES, `a write succeeds (${result})`);
     done++;
-    if ((done & 63) === 0) now = performance.now();
+    if ((done & 63) === 0) {
+      now = performance.now();
+      if (!warm && now >= begin) startMeasuring();
+    }
     if (now < end) write(tag);
     else if (--running === 0) resolve();
   });

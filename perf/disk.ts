@@ -69,6 +69,7 @@ async function fio(file: string, depth: number, seconds: number): Promise<Round>
     norandommap: true,
     runtime: seconds,
     time_based: true,
+    ramp_time: 1,
   });
   return { value: result.iops, cpuSeconds: result.cpuSeconds };
 }

@@ -42,10 +42,15 @@ export function percentile(values: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!;
 }
 
-/** What is held against the target: the ratio of medians, or our median where there is no peer. */
+/**
+ * What is held against the target: the median of ours / peer over the rounds, or our median where
+ * there is no peer. Round by round, because the two of a round saw the same neighbours; on a busy
+ * machine medians of each side over minutes differ by more than the two programs do.
+ */
 export function score(line: Line): number {
-  const ours = median(line.ours);
-  return line.peer === null ? ours : ours / median(line.peers);
+  if (line.peer === null) return median(line.ours);
+  if (line.ours.length !== line.peers.length) return median(line.ours) / median(line.peers);
+  return median(line.ours.map((ours, round) => ours / line.peers[round]!));
 }
 
 /** Whether the target is met; null when the line has none. */
