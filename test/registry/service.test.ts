@@ -267,7 +267,7 @@ t.test("a watcher that does not take its events is told so, and nobody else suff
   for (let i = 0; i < 60; i++) {
     await client.transact(always(...Array.from({ length: 15 }, (_, j) => put(`k${j}`, value))));
   }
-  await until(() => recorder.calls.length === 60, "the other watcher gets everything");
+  await until(() => recorder.calls.length === 60, "the other watcher gets everything", 60_000);
   watcher.kill("SIGCONT");
   await until(() => lines.length > 1, "it is told");
   t.match(lines[1], /lost|no room/);
