@@ -44,8 +44,8 @@ import { VIEW_AGE_MAX_MS } from "./topology.js";
 
 /** Commits of one upload, while the namespace's record changes. */
 const TRIES_MAX = 8;
-const SLACK_MS_MIN = 10;
-const SLACK_MS_MAX = 250;
+const SLACK_MS_MIN = 50;
+const SLACK_MS_MAX = 500;
 
 export interface UploadRequest {
   namespace: string;
@@ -307,7 +307,7 @@ class ObjectUpload {
     // Most often the others are nearly there: waiting a moment saves a second change of the
     // manifest.
     const elapsedMs = clock.nowMs() - begunMs;
-    const slackMs = Math.min(SLACK_MS_MAX, Math.max(SLACK_MS_MIN, elapsedMs / 2));
+    const slackMs = Math.min(SLACK_MS_MAX, Math.max(SLACK_MS_MIN, elapsedMs));
     await Promise.race([all.promise, clock.sleep(slackMs)]);
   }
 

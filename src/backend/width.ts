@@ -58,19 +58,26 @@ export async function listObjects(
   prefix: string,
   options: { after?: string; limit: number },
 ): Promise<ObjectInfo[]> {
-  const { after, limit } = options;
-  const page = await host.registry.range(
-    objectPath(namespace, prefix),
-    after === undefined ? { limit } : { after: objectPath(namespace, after), limit },
-  );
-  return page.entries.map((entry) => {
-    const manifest = readManifest(entry);
-    return {
-      name: entry.key.slice(objectsPrefix(namespace).length),
-      bytes: manifest.rawBytes,
-      spare: spareOf(manifest, (osd) => host.pool.isUp(osd)),
-    };
-  });
+  const objects: ObjectInfo[] = [];
+  let after = options.after === undefined ? undefined : objectPath(namespace, options.after);
+  // A page may be shorter than asked for: only its `more` tells of the end.
+  for (;;) {
+    const limit = Math.min(options.limit - objects.length, PAGE);
+    const page = await host.registry.range(
+      objectPath(namespace, prefix),
+      after === undefined ? { limit } : { after, limit },
+    );
+    for (const entry of page.entries) {
+      const manifest = readManifest(entry);
+      objects.push({
+        name: entry.key.slice(objectsPrefix(namespace).length),
+        bytes: manifest.rawBytes,
+        spare: spareOf(manifest, (osd) => host.pool.isUp(osd)),
+      });
+    }
+    if (!page.more || objects.length >= options.limit) return objects;
+    after = page.entries.at(-1)!.key;
+  }
 }
 
 /** Fragments that the living OSDs allow an object. */

@@ -15,6 +15,31 @@ import { createWorld, type NodeWorld } from "../../src/platform/node/world.js";
 import { EmbeddedRegistry } from "../../src/registry/embedded.js";
 import { FailureDomain } from "../../src/wire/generated/manifest.js";
 
+/** The embedded registry alone, in a world that others may use too. */
+export interface TestRegistry {
+  world: NodeWorld;
+  registry: EmbeddedRegistry;
+  stop(): Promise<void>;
+}
+
+export async function openTestRegistry(arenaBytes: number): Promise<TestRegistry> {
+  const folder = mkdtempSync(join(tmpdir(), "ovs-backend-"));
+  const world = createWorld({ name: "test", arenaBytes, terminal: null });
+  const store = await world.kv.open(join(folder, "registry"), {
+    cacheBytes: 8 * MIB,
+    writeBufferBytes: 8 * MIB,
+    create: true,
+  });
+  const registry = await EmbeddedRegistry.open(world, store);
+  const stop = async () => {
+    await registry.close();
+    await store.close();
+    await world.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { world, registry, stop };
+}
+
 export interface ClusterOptions {
   asds: number;
   policies: string[];

@@ -31,6 +31,11 @@ export class FaultyRegistry implements Registry {
       success.some((operation) => operation.kind === "put" && operation.key.startsWith(prefix));
   }
 
+  /** No more faults. */
+  calm(): void {
+    this.#faults.length = 0;
+  }
+
   /** Lets the delayed ones arrive now; returns which of them were carried out. */
   async deliver(): Promise<boolean[]> {
     const results: boolean[] = [];

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+// Uploads and reads against OSDs that are slow, silent, full, damaged or lossy. The OSDs are in
+// memory; everything else is real.
+import t, { type Test } from "tap";
+import { BackendCore } from "../../src/backend/core.js";
+import { collectGarbage, collectOrphans } from "../../src/backend/gc.js";
+import { Maintenance } from "../../src/backend/maintenance.js";
+import { LateDeletes } from "../../src/backend/marks.js";
+import {
+  createNamespace,
+  markDeleting,
+  Namespaces,
+  uploadEpoch,
+} from "../../src/backend/namespaces.js";
+import { parsePolicy } from "../../src/backend/policy.js";
+import { RateLimit } from "../../src/backend/ratelimit.js";
+import { ensurePreset, registerOsd, setOsdState } from "../../src/backend/records.js";
+import type { RepairHost } from "../../src/backend/repair.js";
+import { repairObject } from "../../src/backend/repair.js";
+import { type Upload, upload } from "../../src/backend/upload.js";
+import { verify } from "../../src/backend/verify.js";
+import { widthOf } from "../../src/backend/width.js";
+import { KIB, MIB } from "../../src/base/units.js";
+import { ArenaPool } from "../../src/platform/arena.js";
+import type { NodeWorld } from "../../src/platform/node/world.js";
+import { FailureDomain } from "../../src/wire/generated/manifest.js";
+import { OsdState } from "../../src/wire/generated/osd.js";
+import { openTestRegistry, type TestRegistry } from "./cluster.js";
+import { FakeOsd } from "./fakeosd.js";
+import { FaultyRegistry } from "./faults.js";
+
+t.setTimeout(200_000);
+
+const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
+const DATA_BYTES = 8 * MIB;
+const CLUSTER = "11111111-2222-3333-4444-555555555555";
+
+class Lab {
+  readonly home: TestRegistry;
+  readonly world: NodeWorld;
+  readonly registry: FaultyRegistry;
+  readonly osds = new Map<number, FakeOsd>();
+  readonly core: BackendCore;
+  readonly namespaces: Namespaces;
+  readonly late: LateDeletes;
+  readonly repairs: RepairHost;
+  readonly damage: string[] = [];
+  readonly data: number;
+  readonly back: number;
+  readonly counters = {
+    uploads: 0,
+    uploadBytes: 0,
+    storedBytes: 0,
+    replacedFragments: 0,
+    lateFragments: 0,
+    failedUploads: 0,
+  };
+  readonly #zeroes: number;
+  readonly #parity: ArenaPool;
+  #state = seed;
+
+  constructor(home: TestRegistry) {
+    this.home = home;
+    this.world = home.world;
+    this.registry = new FaultyRegistry(home.registry);
+    const { world, registry } = this;
+    this.core = new BackendCore(world, registry, {
+      manifestsMax: 100,
+      decodeBytes: 16 * MIB,
+      factory: ({ id }) => {
+        const osd = this.osds.get(id) ?? new FakeOsd(world, id);
+        this.osds.set(id, osd);
+        return osd;
+      },
+      onDamage: (_, name, fragment) => this.damage.push(`${name}/${fragment}`),
+    });
+    this.namespaces = new Namespaces(registry, world.clock);
+    this.late = new LateDeletes(world, this.core.pool);
+    const pool = (bytes: number, name: string) =>
+      new ArenaPool(world.arena.region(bytes, name), bytes);
+    this.#parity = pool(16 * MIB, "parity");
+    this.repairs = {
+      core: this.core,
+      namespaces: this.namespaces,
+      late: this.late,
+      memory: pool(16 * MIB, "repair"),
+      rate: new RateLimit(world.clock, {
+        bytesPerSecond: 1e9,
+        bytesPerSecondBusy: 1e9,
+        isBusy: () => false,
+      }),
+      putTimeoutMs: 1000,
+      lostAfterMs: 60_000,
+      isStopping: () => false,
+    };
+    this.#zeroes = world.arena.region(64 * KIB, "zeroes");
+    this.data = world.arena.region(DATA_BYTES, "data");
+    this.back = world.arena.region(DATA_BYTES, "back");
+    for (let i = 0; i < DATA_BYTES / 4; i++) {
+      world.arena.u32[this.data / 4 + i] = this.below(2 ** 32);
+    }
+  }
+
+  static async start(
+    t: Test,
+    options: { osds?: number; policies?: string[]; perNode?: number } = {},
+  ): Promise<Lab> {
+    const home = await openTestRegistry(160 * MIB);
+    const lab = new Lab(home);
+    t.teardown(async () => {
+      await lab.late.stop();
+      await lab.core.stop();
+      await home.stop();
+    });
+    await ensurePreset(home.registry, "default", {
+      policies: (options.policies ?? ["4,2,5,6"]).map(parsePolicy),
+      domain: FailureDomain.node,
+    });
+    for (let i = 0; i < (options.osds ?? 6); i++) {
+      await lab.addOsd(`n${Math.floor(i / (options.perNode ?? 100))}`);
+    }
+    await lab.core.start();
+    await createNamespace(home.registry, lab.world, "ns", { ownerEpoch: 1, preset: "default" });
+    return lab;
+  }
+
+  async addOsd(node: string): Promise<number> {
+    const diskUuid = `00000000-0000-0000-0000-${String(this.osds.size + 1).padStart(12, "0")}`;
+    const id = await registerOsd(this.home.registry, {
+      diskUuid,
+      clusterUuid: CLUSTER,
+      address: `unix:/${this.osds.size}`,
+      site: "s",
+      rack: "r",
+      node,
+      capacityBytes: 1e12,
+    });
+    if (!this.osds.has(id)) this.osds.set(id, new FakeOsd(this.world, id));
+    return id;
+  }
+
+  get all(): FakeOsd[] {
+    return [...this.osds.values()];
+  }
+
+  below(limit: number): number {
+    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((this.#state / 2 ** 32) * limit);
+  }
+
+  async upload(name: string, bytes: number, change: object = {}): Promise<Upload> {
+    const crcs = new Uint32Array(Math.ceil(bytes / 4096));
+    this.world.codec.crc32cClusters(this.data, crcs.length, crcs, 0);
+    return await upload(
+      {
+        world: this.world,
+        registry: this.registry,
+        pool: this.core.pool,
+        namespaces: this.namespaces,
+        late: this.late,
+        memory: this.#parity,
+        zeroes: this.#zeroes,
+        putTimeoutMs: 1000,
+        counters: this.counters,
+        isStopping: () => false,
+      },
+      {
+        namespace: "ns",
+        name,
+        uploadId: this.world.random.bytes(16),
+        data: this.data,
+        bytes,
+        crcs,
+        ownerEpoch: 1,
+        epoch: uploadEpoch(await this.namespaces.get("ns")),
+        extras: { compares: [], operations: [] },
+        timeoutMs: 5000,
+        ...change,
+      },
+    );
+  }
+
+  async put(name: string, bytes: number): Promise<Upload["result"]> {
+    const { result, finished } = await this.upload(name, bytes);
+    await finished;
+    return result;
+  }
+
+  async isRight(name: string, offset: number, bytes: number): Promise<boolean> {
+    const { arena } = this.world;
+    arena.bytes.fill(0xee, this.back, this.back + bytes);
+    const parts = [{ name, offset, bytes, into: this.back }];
+    await this.core.reader.read("ns", parts, { timeoutMs: 3000, priority: 0 });
+    const want = arena.slice(this.data + offset, bytes);
+    return Buffer.compare(arena.slice(this.back, bytes), want) === 0;
+  }
+
+  /** OSDs that hold the object's fragments, by fragment. */
+  places(name: string): FakeOsd[] {
+    const view = this.core.manifests.get("ns", name);
+    return view!.osds.map((id) => this.osds.get(id)!);
+  }
+
+  async width(): Promise<number> {
+    const { registry, pool } = this.core;
+    return (await widthOf({ registry, pool }, "ns", "default")).spareMin ?? -1;
+  }
+
+  keys(letter: string): number {
+    return this.all.reduce((sum, osd) => sum + osd.keys(letter).length, 0);
+  }
+}
+
+t.test(`any m fragments may be down, missing, damaged or silent (SEED=${seed})`, async (t) => {
+  for (const [policy, osds] of [
+    ["2,1,3,9", 3],
+    ["3,2,5,9", 5],
+    ["4,2,6,9", 6],
+  ] as const) {
+    const lab = await Lab.start(t, { osds, policies: [policy] });
+    const bytes = 300 * KIB;
+    await lab.put("o", bytes);
+    t.ok(await lab.isRight("o", 0, bytes), `${policy} whole`);
+    const { m } = parsePolicy(policy);
+    for (let lost = 1; lost < 2 ** osds; lost++) {
+      const hit = lab.places("o").filter((_, f) => lost & (1 << f));
+      if (hit.length > m) continue;
+      const undo = hit.map((osd, i) => strike(osd, (lost + i) % 3));
+      const offset = lab.below(bytes / 4096) * 4096;
+      const count = 4096 * (1 + lab.below((bytes - offset) / 4096));
+      if (!(await lab.isRight("o", offset, count))) t.fail(`${policy} without ${lost.toString(2)}`);
+      for (const mend of undo) mend();
+    }
+    t.ok(lab.core.counters.decodedPieces > 0);
+    for (const osd of lab.places("o").slice(0, m + 1)) osd.does.up = false;
+    await t.rejects(lab.isRight("o", 0, bytes), { code: "OVS_UNAVAILABLE" });
+    for (const osd of lab.places("o")) osd.does.up = true;
+    for (const osd of lab.places("o").slice(0, m + 1)) strike(osd, 2);
+    await t.rejects(lab.isRight("o", 0, bytes), { code: "OVS_CORRUPT" });
+  }
+});
+
+/** 0 down, 1 the fragment is gone, 2 it is damaged. Returns what undoes it. */
+function strike(osd: FakeOsd, how: number): () => void {
+  if (how === 0) {
+    osd.does.up = false;
+    return () => {
+      osd.does.up = true;
+    };
+  }
+  const [key] = osd.keys("f");
+  if (how === 2) {
+    osd.corrupt.add(key!);
+    return () => osd.corrupt.delete(key!);
+  }
+  const value = osd.values.get(key!)!;
+  osd.values.delete(key!);
+  return () => osd.values.set(key!, value);
+}
+
+t.test("an OSD that stalls delays reads a little, and soon not at all", async (t) => {
+  const lab = await Lab.start(t);
+  await lab.put("o", 4 * MIB);
+  await lab.isRight("o", 0, 4 * MIB);
+  const stalled = lab.places("o")[1]!;
+  stalled.does.readDelayMs = 100_000;
+  const times: number[] = [];
+  for (let i = 0; i < 60; i++) {
+    const begunMs = lab.world.clock.nowMs();
+    if (!(await lab.isRight("o", 64 * KIB, 4096))) t.fail("wrong bytes");
+    times.push(lab.world.clock.nowMs() - begunMs);
+  }
+  times.sort((a, b) => a - b);
+  t.ok(times[50]! < 20, `most reads do not wait: ${times[50]} ms`);
+  t.ok(times[59]! < 1000, `none waits for long: ${times[59]} ms`);
+  stalled.does.readDelayMs = 0;
+  const before = stalled.reads;
+  for (let i = 0; i < 400 && stalled.reads < before + 5; i++) {
+    await lab.world.clock.sleep(20);
+    await lab.isRight("o", 64 * KIB, 4096);
+  }
+  t.ok(stalled.reads >= before + 5, "it is asked again when it has recovered");
+});
+
+t.test("all OSDs slow at once are waited for, not multiplied", async (t) => {
+  const lab = await Lab.start(t);
+  await lab.put("o", 1 * MIB);
+  for (const osd of lab.all) osd.does.readDelayMs = 150;
+  for (let i = 0; i < 10; i++) t.ok(await lab.isRight("o", (i % 4) * 64 * KIB, 4096));
+  const reads = lab.all.reduce((sum, osd) => sum + osd.reads, 0);
+  t.ok(reads < 200, `${reads} reads of OSDs for 10 reads`);
+});
+
+t.test("a failing OSD is replaced by another while an object is uploaded", async (t) => {
+  const lab = await Lab.start(t, { osds: 8 });
+  lab.osds.get(1)!.does.up = true;
+  for (const id of [1, 2]) lab.osds.get(id)!.does.losesAnswers = true;
+  const result = await lab.put("o", 500 * KIB);
+  t.equal(result.fragments, 6);
+  t.ok(await lab.isRight("o", 0, 500 * KIB));
+  t.notOk(lab.places("o").some((osd) => osd.id <= 2));
+  for (const id of [1, 2]) lab.osds.get(id)!.does.losesAnswers = false;
+  await lab.late.flush();
+  t.equal(lab.keys("f"), 6, "what the lossy ones stored is gone");
+  t.equal(lab.keys("m"), 0, "so are the marks");
+});
+
+t.test("slow OSDs do not delay a commit; their fragments are entered when they come", async (t) => {
+  const lab = await Lab.start(t);
+  lab.osds.get(3)!.does.applyDelayMs = 600;
+  const begunMs = lab.world.clock.nowMs();
+  const { result, finished } = await lab.upload("o", 1 * MIB);
+  t.equal(result.fragments, 5);
+  t.ok(lab.world.clock.nowMs() - begunMs < 500, "committed before the slow one");
+  t.equal((await lab.registry.range("/width/ns/", { limit: 9 })).entries.length, 1, "on the list");
+  t.equal(await lab.width(), 1);
+  await finished;
+  t.equal(await lab.width(), 2);
+  t.equal((await lab.registry.range("/width/ns/", { limit: 9 })).entries.length, 0, "off the list");
+  t.equal(lab.counters.lateFragments, 1);
+  lab.osds.get(3)!.does.applyDelayMs = 5000;
+  const late = await lab.upload("p", 1 * MIB);
+  await late.finished;
+  t.equal(
+    (await lab.registry.range("/width/ns/", { limit: 9 })).entries.length,
+    1,
+    "left to repair",
+  );
+  lab.osds.get(3)!.does.applyDelayMs = 0;
+  t.same(await repairObject(lab.repairs, "ns", "p", new Map()), {
+    repaired: 1,
+    lacking: 0,
+    raced: false,
+  });
+  t.equal(await lab.width(), 2);
+});
+
+t.test("too few OSDs, full ones and a damaged payload are refused without a trace", async (t) => {
+  const lab = await Lab.start(t);
+  await t.rejects(lab.upload("o", 9000, { crcs: new Uint32Array(3) }), { code: "OVS_CORRUPT" });
+  await t.rejects(lab.upload("o", 9000, { crcs: new Uint32Array(2) }), { code: "OVS_INVALID" });
+  await t.rejects(lab.upload("O", 9000), { code: "OVS_INVALID" });
+  await t.rejects(lab.upload("o", 9000, { namespace: "none" }), { code: "OVS_NOT_FOUND" });
+  for (const id of [1, 2]) lab.osds.get(id)!.does.full = true;
+  await t.rejects(lab.upload("o", 9000), { code: "OVS_FULL" });
+  for (const osd of lab.all) osd.does.full = false;
+  for (const id of [1, 2]) lab.osds.get(id)!.does.up = false;
+  await t.rejects(lab.upload("o", 9000), { code: "OVS_UNAVAILABLE" });
+  for (const osd of lab.all) osd.does.up = true;
+  for (const id of [1, 2]) lab.osds.get(id)!.does.losesAnswers = true;
+  await t.rejects(lab.upload("o", 9000), { code: "OVS_UNAVAILABLE" });
+  for (const osd of lab.all) osd.does.losesAnswers = false;
+  await lab.late.flush();
+  t.same([lab.keys("f"), lab.keys("r"), lab.keys("m")], [0, 0, 0]);
+  t.equal((await lab.put("o", 9000)).fragments, 6);
+});
+
+t.test("a fallback policy is used when the best cannot be satisfied", async (t) => {
+  const lab = await Lab.start(t, { osds: 6, policies: ["4,2,6,6", "2,1,2,6"] });
+  lab.osds.get(1)!.does.up = false;
+  const { storedBytes, fragments } = await lab.put("o", 64 * KIB);
+  t.same([fragments, storedBytes], [3, 96 * KIB]);
+  t.ok(await lab.isRight("o", 0, 64 * KIB));
+});
+
+t.test("no domain gets more than x fragments, and repair keeps to it", async (t) => {
+  const lab = await Lab.start(t, { osds: 9, perNode: 3, policies: ["4,2,6,2"] });
+  await lab.put("o", 64 * KIB);
+  await lab.isRight("o", 0, 4096);
+  const nodes = () => lab.places("o").map(({ id }) => Math.floor((id - 1) / 3));
+  for (const node of [0, 1, 2]) t.equal(nodes().filter((n) => n === node).length, 2);
+  const lost = lab.places("o")[0]!.id;
+  await setOsdState(lab.home.registry, lost, OsdState.gone);
+  await lab.core.topology.refresh();
+  t.match(await repairObject(lab.repairs, "ns", "o", new Map()), { repaired: 1, lacking: 0 });
+  await lab.core.manifests.refresh("ns", ["o"]);
+  for (const node of [0, 1, 2]) t.equal(nodes().filter((n) => n === node).length, 2);
+  t.notOk(lab.places("o").some(({ id }) => id === lost));
+});
+
+t.test("marks of epochs that are over are collected, others are left alone", async (t) => {
+  const lab = await Lab.start(t);
+  // Uploads that die before their commit: the registry swallows it.
+  lab.registry.strike("/ns/ns/o/", ...new Array<"drop">(1000).fill("drop"));
+  const dead = lab.upload("dead", 100 * KIB).catch(() => null);
+  while (lab.registry.hit < 1) await lab.world.clock.sleep(5);
+  t.equal(lab.keys("m"), 6);
+  t.match(await collectGarbage(lab.core, "ns"), { fragments: 0 }, "its epoch is the next one");
+  t.equal(lab.keys("f"), 6);
+  t.match(await collectGarbage(lab.core, "ns"), { fragments: 6, skipped: 0 });
+  t.same([lab.keys("f"), lab.keys("r"), lab.keys("m")], [0, 0, 0]);
+  lab.registry.calm();
+  t.equal(await dead, null, "its commit comes too late and is refused");
+  const { finished } = await lab.upload("o", 100 * KIB);
+  await finished;
+  await collectGarbage(lab.core, "ns");
+  await collectGarbage(lab.core, "ns");
+  t.ok(await lab.isRight("o", 0, 100 * KIB), "what is committed stays");
+  t.match(await verify(lab.repairs, { namespaces: null, repair: false, leaks: true }), {
+    objects: 1,
+    leaked: 0,
+    missing: 0,
+  });
+});
+
+t.test("marks of a namespace that is no more are collected", async (t) => {
+  const lab = await Lab.start(t);
+  await lab.put("o", 100 * KIB);
+  lab.registry.strike("/ns/ns/o/", ...new Array<"drop">(1000).fill("drop"));
+  const dead = lab.upload("dead", 100 * KIB).catch(() => null);
+  while (lab.registry.hit < 1) await lab.world.clock.sleep(5);
+  await markDeleting(lab.home.registry, "ns", 1);
+  lab.registry.calm();
+  await dead;
+  const maintenance = new Maintenance(lab.repairs, {
+    id: "m",
+    tickMs: 50,
+    gcIntervalMs: 1000,
+    parallel: 2,
+  });
+  await maintenance.runNow();
+  await maintenance.runNow();
+  await collectOrphans(lab.core);
+  await lab.late.flush();
+  t.same([lab.keys("f"), lab.keys("r"), lab.keys("m")], [0, 0, 0]);
+  t.equal((await lab.home.registry.range("/ns/ns/", { limit: 9 })).entries.length, 0);
+  await createNamespace(lab.home.registry, lab.world, "ns", { ownerEpoch: 1, preset: "default" });
+  await maintenance.stop();
+});
+
+t.test("two repairs of one object at once do no harm", async (t) => {
+  const lab = await Lab.start(t, { osds: 8 });
+  await lab.put("o", 300 * KIB);
+  await lab.isRight("o", 0, 4096);
+  for (const osd of lab.places("o").slice(0, 2)) {
+    await setOsdState(lab.home.registry, osd.id, OsdState.gone);
+  }
+  await lab.core.topology.refresh();
+  const both = await Promise.all([1, 2].map(() => repairObject(lab.repairs, "ns", "o", new Map())));
+  t.equal(both.filter(({ raced }) => raced).length, 1);
+  await lab.late.flush();
+  for (let i = 0; i < 3; i++) await collectGarbage(lab.core, "ns");
+  lab.core.manifests.clear();
+  t.ok(await lab.isRight("o", 0, 300 * KIB));
+  t.equal(await lab.width(), 2);
+  const living = lab.all.filter((osd) => lab.core.pool.get(osd.id) !== null);
+  const count = (letter: string) => living.reduce((sum, osd) => sum + osd.keys(letter).length, 0);
+  t.same([count("f"), count("r"), count("m")], [6, 6, 0]);
+});
+
+t.test("readers tell of damage, and maintenance finds and mends it", async (t) => {
+  const lab = await Lab.start(t);
+  await lab.put("o", 300 * KIB);
+  await lab.isRight("o", 0, 4096);
+  const bad = lab.places("o")[2]!;
+  bad.corrupt.add(bad.keys("f")[0]!);
+  t.ok(await lab.isRight("o", 0, 300 * KIB));
+  t.same([...new Set(lab.damage)], ["o/2"]);
+  await lab.home.registry.transact({
+    compares: [],
+    success: [{ kind: "put", key: "/width/ns/o", value: new Uint8Array(0) }],
+    failure: [],
+  });
+  const maintenance = new Maintenance(lab.repairs, {
+    id: "m",
+    tickMs: 50,
+    gcIntervalMs: 1e9,
+    parallel: 2,
+  });
+  await maintenance.runNow();
+  t.match(maintenance.status, { repairedFragments: 1, failedRepairs: 0 });
+  await maintenance.runNow();
+  t.equal((await lab.registry.range("/width/", { limit: 9 })).entries.length, 0);
+  await maintenance.runNow();
+  t.equal(lab.keys("f"), 6, "the damaged one is gone");
+  t.match(await verify(lab.repairs, { namespaces: null, repair: false, leaks: true }), {
+    corrupt: 0,
+    spareMin: 2,
+    leaked: 0,
+  });
+  await maintenance.stop();
+});
