@@ -2,8 +2,8 @@
 // `ovs inspect FILE`.
 
 import { resolve } from "node:path";
-import { INSPECT_BYTES, inspectFile } from "../manager/inspect.js";
 import { createWorld } from "../platform/node/world.js";
+import { INSPECT_BYTES, inspectFile } from "./inspectfile.js";
 
 /** Prints the file in words, or a JSON object a line; resolves with the exit code. */
 export async function inspectMain(
