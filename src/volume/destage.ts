@@ -58,6 +58,10 @@ export class Destager {
     return this.#maintenance;
   }
 
+  get running(): boolean {
+    return this.#running !== null;
+  }
+
   /** A number for a new SCO, never used before. */
   nextScoId(): number {
     this.#scoCounter++;
@@ -191,15 +195,18 @@ export class Destager {
 
   /** Relocations come last: they apply only where the batch left the old location standing. */
   async #putMoved(entries: TlogEntry[]): Promise<boolean> {
-    const moved = await this.#maintenance.relocate();
-    if (moved === null) return true;
-    try {
-      if ((await this.persist(() => this.putSco(moved.sco))) === null) return false;
-      for (const entry of moved.entries) entries.push({ kind: "relocation", ...entry });
-      return true;
-    } finally {
-      this.#builder.release([moved.sco]);
+    const taken = new Set<number>();
+    for (let round = this.#maintenance.rounds; round > 0; round--) {
+      const moved = await this.#maintenance.relocate(taken);
+      if (moved === null) return true;
+      try {
+        if ((await this.persist(() => this.putSco(moved.sco))) === null) return false;
+        for (const entry of moved.entries) entries.push({ kind: "relocation", ...entry });
+      } finally {
+        this.#builder.release([moved.sco]);
+      }
     }
+    return true;
   }
 
   async #apply(tlog: Tlog): Promise<boolean> {

@@ -5,7 +5,8 @@
 // is read from it is checked by the reader against the map's CRC, so that a place that was
 // overwritten meanwhile is a miss and never wrong data.
 //
-//   file:  … | newest written | being written | oldest … |        staging: two halves of the arena
+//   file:     … | newest written | being written | oldest … |
+//   staging:  a ring of pieces in the arena: | being written | full | being filled | free … |
 
 import { assert } from "../base/assert.js";
 import { messageOf } from "../base/errors.js";
@@ -16,6 +17,12 @@ import { PlaceIndex } from "./readcache.js";
 
 /** Clusters of one write. */
 const PIECE_CLUSTERS = 64;
+/** Pieces of the staging ring; what comes when all are full is not kept. */
+const PIECES = 16;
+const PIECE_BYTES = PIECE_CLUSTERS * CLUSTER_BYTES;
+
+/** Arena that a cache needs. */
+export const DISK_CACHE_ARENA_BYTES = PIECES * PIECE_BYTES;
 
 export class DiskCache {
   readonly file: FileId;
@@ -23,11 +30,13 @@ export class DiskCache {
   readonly #handler: HandlerId;
   readonly #places: PlaceIndex;
   readonly #region: number;
-  /** Half of the staging buffer that is filled, and clusters in it. */
-  #half = 0;
+  /** Piece that is being filled, and clusters in it. */
+  #filling = 0;
   #filled = 0;
-  readonly #ids = new Float64Array(2 * PIECE_CLUSTERS);
-  readonly #indexes = new Uint32Array(2 * PIECE_CLUSTERS);
+  /** Full pieces, the one being written included; they lie before the one being filled. */
+  #full = 0;
+  readonly #ids = new Float64Array(PIECES * PIECE_CLUSTERS);
+  readonly #indexes = new Uint32Array(PIECES * PIECE_CLUSTERS);
   #writing = false;
   #failed = false;
   /** Block of the file that the next piece goes to. */
@@ -39,7 +48,7 @@ export class DiskCache {
     this.#world = world;
     this.file = file;
     this.#places = new PlaceIndex(blocks);
-    this.#region = world.arena.region(2 * PIECE_CLUSTERS * CLUSTER_BYTES, "read cache staging");
+    this.#region = world.arena.region(DISK_CACHE_ARENA_BYTES, "read cache staging");
     this.#handler = world.disk.handler((tag, result) => this.#onWritten(tag, result));
   }
 
@@ -81,18 +90,19 @@ export class DiskCache {
 
   /** Keeps a copy of a verified cluster, unless the disk is behind. */
   insert(scoId: number, index: number, from: number): void {
-    if (this.#failed || this.#filled === PIECE_CLUSTERS || this.#places.find(scoId, index) >= 0)
-      return;
-    const at = this.#half * PIECE_CLUSTERS + this.#filled;
-    this.#world.arena.bytes.copyWithin(
-      this.#region + at * CLUSTER_BYTES,
-      from,
-      from + CLUSTER_BYTES,
-    );
+    if (this.#failed || this.#full === PIECES - 1) return;
+    if (this.#places.find(scoId, index) >= 0) return;
+    const at = this.#filling * PIECE_CLUSTERS + this.#filled;
+    const target = this.#region + at * CLUSTER_BYTES;
+    this.#world.arena.bytes.copyWithin(target, from, from + CLUSTER_BYTES);
     this.#ids[at] = scoId;
     this.#indexes[at] = index;
     this.#filled++;
-    if (this.#filled === PIECE_CLUSTERS && !this.#writing) this.#write();
+    if (this.#filled < PIECE_CLUSTERS) return;
+    this.#filling = (this.#filling + 1) % PIECES;
+    this.#filled = 0;
+    this.#full++;
+    if (!this.#writing) this.#write();
   }
 
   clear(): void {
@@ -105,26 +115,21 @@ export class DiskCache {
     await this.#world.disk.close(this.file);
   }
 
+  /** Writes the oldest full piece. */
   #write(): void {
-    assert(!this.#writing && this.#filled === PIECE_CLUSTERS, "a full half is written");
+    assert(!this.#writing && this.#full > 0, "a full piece is written");
     this.#writing = true;
-    const half = this.#half;
-    this.#half = 1 - half;
-    this.#filled = 0;
+    const piece = (this.#filling + PIECES - this.#full) % PIECES;
     for (let i = 0; i < PIECE_CLUSTERS; i++) this.#places.leave(this.#block + i);
-    this.#world.disk.write(
-      this.#handler,
-      half,
-      this.file,
-      this.#block * CLUSTER_BYTES,
-      this.#region + half * PIECE_CLUSTERS * CLUSTER_BYTES,
-      PIECE_CLUSTERS * CLUSTER_BYTES,
-    );
+    const offset = this.#block * CLUSTER_BYTES;
+    const at = this.#region + piece * PIECE_BYTES;
+    this.#world.disk.write(this.#handler, piece, this.file, offset, at, PIECE_BYTES);
   }
 
-  #onWritten(half: number, result: number): void {
+  #onWritten(piece: number, result: number): void {
     this.#writing = false;
-    if (result !== PIECE_CLUSTERS * CLUSTER_BYTES) {
+    this.#full--;
+    if (result !== PIECE_BYTES) {
       // A broken cache device does not harm I/O: the cache ends.
       this.#failed = true;
       this.#places.clear();
@@ -132,12 +137,12 @@ export class DiskCache {
       return;
     }
     for (let i = 0; i < PIECE_CLUSTERS; i++) {
-      const at = half * PIECE_CLUSTERS + i;
+      const at = piece * PIECE_CLUSTERS + i;
       if (this.#places.find(this.#ids[at], this.#indexes[at]) >= 0) continue;
       this.#places.enter(this.#block + i, this.#ids[at], this.#indexes[at]);
     }
-    this.#block =
-      this.#block + PIECE_CLUSTERS === this.#places.frames ? 0 : this.#block + PIECE_CLUSTERS;
-    if (this.#filled === PIECE_CLUSTERS && !this.#failed) this.#write();
+    const next = this.#block + PIECE_CLUSTERS;
+    this.#block = next === this.#places.frames ? 0 : next;
+    if (this.#full > 0 && !this.#failed) this.#write();
   }
 }

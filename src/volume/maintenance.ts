@@ -42,12 +42,20 @@ export class Maintenance {
     return this.#volume.thread.world.clock.nowMs() >= this.#pausedUntilMs && this.reclaim.isWanted;
   }
 
-  /** Clusters that go to a new SCO with this batch, if any. Gives the SCO's memory. */
-  async relocate(): Promise<Relocated | null> {
+  /** How often `relocate` may be called for one TLog. */
+  get rounds(): number {
+    return this.reclaim.rounds;
+  }
+
+  /**
+   * Clusters that go to a new SCO with this TLog, if any; their old SCOs are added to `taken`. Gives
+   * the SCO's memory.
+   */
+  async relocate(taken: Set<number>): Promise<Relocated | null> {
     const { clock } = this.#volume.thread.world;
     if (clock.nowMs() < this.#pausedUntilMs) return null;
     try {
-      return await this.reclaim.relocate();
+      return await this.reclaim.relocate(taken);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       this.#pausedUntilMs = clock.nowMs() + PAUSE_MS;

@@ -317,12 +317,38 @@ export class Reader {
       return 1;
     }
     const block = this.#cache === null ? -1 : this.#cache.find(scoId, index);
-    if (block >= 0) {
-      this.#from[place] = Source.Disk;
-      this.#readDisk(job, i, 1, this.#cache!.file, block);
-      return 1;
-    }
+    if (block >= 0) return this.#fromCache(source, job, i, block);
     return this.#fromBackend(source, job, i, frame);
+  }
+
+  /** A run that lies one after the other in the cache's file; cluster i was just noted. */
+  #fromCache(source: ReadSource, job: number, i: number, block: number): number {
+    const cache = this.#cache!;
+    const first = this.#first[job];
+    const place = job * SLOT_CLUSTERS_MAX + i;
+    const frame = this.#pages.find(source.owner, Math.floor((first + i) / PAGE_ENTRIES));
+    const most = this.#endInPage(job, i);
+    const words = this.#pages.words;
+    this.#from[place] = Source.Disk;
+    let run = 1;
+    for (; i + run < most; run++) {
+      const at = this.#pages.entryAt(frame, first + i + run);
+      const scoId = words[at] + words[at + 1] * TWO_32;
+      if (scoId <= SCO_ZERO || source.dirty.find(first + i + run) !== Found.None) break;
+      if (this.#memory.has(scoId, words[at + 2])) break;
+      if (cache.find(scoId, words[at + 2]) !== block + run) break;
+      this.#note(job, i + run, scoId, words[at + 2], words[at + 3]);
+      this.#from[place + run] = Source.Disk;
+    }
+    this.#readDisk(job, i, run, cache.file, block);
+    return run;
+  }
+
+  /** Index in the job of the first cluster that is not in the page of cluster i, or its end. */
+  #endInPage(job: number, i: number): number {
+    const first = this.#first[job];
+    const pageEnd = (Math.floor((first + i) / PAGE_ENTRIES) + 1) * PAGE_ENTRIES;
+    return Math.min(this.#count[job], pageEnd - first);
   }
 
   #note(job: number, i: number, scoId: number, index: number, crc: number): void {
@@ -339,8 +365,7 @@ export class Reader {
     const place = job * SLOT_CLUSTERS_MAX + i;
     const scoId = this.#scoIds[place];
     const index = this.#indexes[place];
-    const pageEnd = (Math.floor((first + i) / PAGE_ENTRIES) + 1) * PAGE_ENTRIES;
-    const most = Math.min(this.#count[job], pageEnd - first);
+    const most = this.#endInPage(job, i);
     this.#from[place] = Source.Backend;
     let run = 1;
     for (; i + run < most; run++) {

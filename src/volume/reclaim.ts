@@ -53,19 +53,33 @@ export class Reclaim {
 
   /** Whether clusters should move now. */
   get isWanted(): boolean {
-    return this.#clustersWanted() > 0 && this.#candidates(this.#clustersWanted()).length > 0;
+    const most = this.#clustersWanted();
+    return most > 0 && this.#candidates(most, new Set()).length > 0;
+  }
+
+  /** New SCOs to fill with one TLog: the less is free, the more, up to what a batch brings. */
+  get rounds(): number {
+    const free = this.#free;
+    if (free < FREE_VERY_LOW) return 6;
+    return free < FREE_LOW ? 3 : 1;
+  }
+
+  get #free(): number {
+    return this.#volume.thread.options.backendFreeShare?.() ?? 1;
   }
 
   /**
-   * Fills one SCO with clusters of the emptiest SCOs; null when there is nothing to do. Gives the
-   * SCO's memory. Throws OVS_UNAVAILABLE when they cannot be read now.
+   * Fills one SCO with clusters of the emptiest SCOs that are not in `taken`, and adds those to it;
+   * null when there is nothing to do. Gives the SCO's memory. Throws OVS_UNAVAILABLE when they
+   * cannot be read now.
    */
-  async relocate(): Promise<Relocated | null> {
+  async relocate(taken: Set<number>): Promise<Relocated | null> {
     const most = this.#clustersWanted();
     if (most === 0) return null;
     const moves: Move[] = [];
     let count = 0;
-    for (const scoId of this.#candidates(most)) {
+    for (const scoId of this.#candidates(most, taken)) {
+      taken.add(scoId);
       const move = await this.#movesOf(scoId);
       if (move === null || move.clusters.length === 0) continue;
       if (count + move.clusters.length > most) continue;
@@ -77,26 +91,29 @@ export class Reclaim {
 
   /** Most clusters to move with one batch: 0 while there is no need. */
   #clustersWanted(): number {
-    const { map, thread } = this.#volume;
-    const { liveClusters, totalClusters, count } = map.scos;
+    const { liveClusters, totalClusters, count } = this.#volume.map.scos;
     const per = this.#builder.clustersPerSco;
-    const free = thread.options.backendFreeShare?.() ?? 1;
     const ideal = Math.ceil(liveClusters / per);
     const isGarbage = totalClusters > 2 * liveClusters + 4 * per;
     const isSmall = count > SMALL_SCOS_MAX + 4 * ideal;
-    return free < FREE_LOW || isGarbage || isSmall ? per : 0;
+    return this.#free < FREE_LOW || isGarbage || isSmall ? per : 0;
   }
 
   /** The SCOs with the fewest live clusters, that together have about `most`. */
-  #candidates(most: number): number[] {
-    const { map, thread } = this.#volume;
+  #candidates(most: number, taken: ReadonlySet<number>): number[] {
+    const { map } = this.#volume;
     const per = this.#builder.clustersPerSco;
-    const free = thread.options.backendFreeShare?.() ?? 1;
-    const shareMax = free < FREE_VERY_LOW ? LIVE_SHARE_MAX_VERY_LOW : LIVE_SHARE_MAX;
+    const shareMax = this.#free < FREE_VERY_LOW ? LIVE_SHARE_MAX_VERY_LOW : LIVE_SHARE_MAX;
     let list: Array<{ id: number; live: number }> = [];
     map.scos.forEach((id, live, total) => {
       const isSmall = total * 4 < per;
-      if (live === 0 || this.#unreadable.has(id) || (!isSmall && live > total * shareMax)) return;
+      if (
+        live === 0 ||
+        taken.has(id) ||
+        this.#unreadable.has(id) ||
+        (!isSmall && live > total * shareMax)
+      )
+        return;
       list.push({ id, live });
       if (list.length >= 4 * CANDIDATES_MAX) list = emptiest(list);
     });
@@ -116,17 +133,22 @@ export class Reclaim {
     const { map, dirty } = this.#volume;
     const addresses = await this.#addresses(scoId);
     if (addresses === null) return null;
-    const found = await map.locate(addresses);
+    // A SCO of an earlier relocation is not in order of addresses.
+    const order = Uint32Array.from(addresses, (_, i) => i).sort(
+      (a, b) => addresses[a] - addresses[b],
+    );
+    const sorted = Float64Array.from(order, (i) => addresses[i]);
+    const found = await map.locate(sorted);
     const keep: number[] = [];
-    for (let i = 0; i < addresses.length; i++) {
-      if (found.scoIds[i] !== scoId || found.indexes[i] !== i) continue;
-      if (dirty.find(addresses[i]) === Found.None) keep.push(i);
+    for (let n = 0; n < order.length; n++) {
+      if (found.scoIds[n] !== scoId || found.indexes[n] !== order[n]) continue;
+      if (dirty.find(sorted[n]) === Found.None) keep.push(n);
     }
     return {
       scoId,
-      clusters: Float64Array.from(keep, (i) => addresses[i]),
-      indexes: Uint32Array.from(keep),
-      crcs: Uint32Array.from(keep, (i) => found.crcs[i]),
+      clusters: Float64Array.from(keep, (n) => sorted[n]),
+      indexes: Uint32Array.from(keep, (n) => order[n]),
+      crcs: Uint32Array.from(keep, (n) => found.crcs[n]),
     };
   }
 

@@ -12,7 +12,7 @@ import type { KvStore } from "../platform/kv.js";
 import { FlushStage } from "../platform/turn.js";
 import type { Timer, World } from "../platform/world.js";
 import { JournalBudget } from "./budget.js";
-import { DiskCache } from "./diskcache.js";
+import { DISK_CACHE_ARENA_BYTES, DiskCache } from "./diskcache.js";
 import { FramePool } from "./frames.js";
 import { PageCache } from "./pagecache.js";
 import { MemoryCache } from "./readcache.js";
@@ -53,7 +53,8 @@ export interface TurnMember {
 /** Bytes of arena that a thread with these options needs for the volume layer. */
 export function volumeArenaBytes(options: VolumeThreadOptions): number {
   const frames = (HEADER_FRAMES + INTERNAL_JOBS) * CLUSTER_BYTES;
-  return frames + options.memoryCacheBytes + options.destageBytes + 4 * MIB;
+  const cache = options.diskCache === null ? 0 : DISK_CACHE_ARENA_BYTES;
+  return frames + cache + options.memoryCacheBytes + options.destageBytes + MIB;
 }
 
 export class VolumeThread {
@@ -149,10 +150,10 @@ export class VolumeThread {
 
   /** Calls `turnEnd` of the member at the end of this or the next turn. */
   activate(member: TurnMember): void {
+    this.world.turn.request();
     if (this.#isActive.has(member)) return;
     this.#isActive.add(member);
     this.#active.push(member);
-    this.world.turn.request();
   }
 
   /** Calls `tick` of the member now and then, until it answers false. */
