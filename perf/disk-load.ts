@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // node disk-load.js FILE DEPTH SECONDS: random 4 KiB writes through World.disk, `DEPTH` in flight,
-// each completion staging the next, after a second to get warm. Prints {"value": IOPS, "cpuSeconds": …}.
+// each completion staging the next, after a second to get warm. Prints {"value": IOPS,
+// "cpuSeconds": …}.
 
 import { assert } from "../src/base/assert.js";
 import { CLUSTER_BYTES, MIB } from "../src/base/units.js";

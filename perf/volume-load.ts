@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// node volume-load.js FOLDER WORK DEPTH SECONDS [JOURNAL_MIB [SPAN_MIB]]: the volume layer alone, without
-// socket and backend. WORK: write (random 4 KiB), flush (each write followed by a flush), dirty (random
-// 4 KiB reads from the journal). The backend takes everything and keeps nothing.
+// node volume-load.js FOLDER WORK DEPTH SECONDS [JOURNAL_MIB [SPAN_MIB]]: the volume layer alone,
+// without socket and backend. WORK: write (random 4 KiB), flush (each write followed by a flush),
+// dirty (random 4 KiB reads from the journal). The backend takes everything and keeps nothing.
 // Prints {"value": IOPS, "cpuSeconds": …, "p50us": …, "p99us": …}.
 
 import { rmSync } from "node:fs";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints of the map (P-A9): the whole map at some TLog as objects, so that rebuilding does not
-// replay for ever. Written from a snapshot of the store beside destage, when the TLogs since the last
-// one outweigh it, so that their cost stays a fraction of that of the TLogs. The last part is put
-// last and says so; only then the older TLogs and checkpoints go.
+// replay for ever. Written from a snapshot of the store beside destage, when the TLogs since the
+// last one outweigh it, so that their cost stays a fraction of that of the TLogs. The last part is
+// put last and says so; only then the older TLogs and checkpoints go.
 //
 //   checkpoint/<TLog number>/<part> …      pages in order, SCOs in the first part
 

@@ -173,7 +173,9 @@ export class Destager {
     }
   }
 
-  /** One TLog: a batch, or none, and what moves with it. Answers its bytes, 0 when there is none. */
+  /**
+   * One TLog: a batch, or none, and what moves with it. Answers its bytes, 0 when there is none.
+   */
   async #destage(layer: Layer | null): Promise<number> {
     const entries: TlogEntry[] = [];
     if (layer !== null && !(await this.#putLayer(layer, entries))) return 0;

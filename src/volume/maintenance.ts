@@ -48,8 +48,8 @@ export class Maintenance {
   }
 
   /**
-   * Clusters that go to a new SCO with this TLog, if any; their old SCOs are added to `taken`. Gives
-   * the SCO's memory.
+   * Clusters that go to a new SCO with this TLog, if any; their old SCOs are added to `taken`.
+   * Gives the SCO's memory.
    */
   async relocate(taken: Set<number>): Promise<Relocated | null> {
     const { clock } = this.#volume.thread.world;

@@ -111,7 +111,10 @@ export class VolumeMap {
     });
   }
 
-  /** Where the clusters (in order) lie now according to the map: SCO ids (0, 1: none), indexes, CRCs. */
+  /**
+   * Where the clusters (in order) lie now according to the map: SCO ids (0, 1: none), indexes,
+   * CRCs.
+   */
   async locate(clusters: Float64Array): Promise<{
     scoIds: Float64Array;
     indexes: Uint32Array;
@@ -422,7 +425,9 @@ export class VolumeMap {
   }
 }
 
-/** Pages of the clusters from `from` on, in order, at most a chunk; `to` is behind the last of them. */
+/**
+ * Pages of the clusters from `from` on, in order, at most a chunk; `to` is behind the last of them.
+ */
 function pagesOf(
   cluster: (i: number) => number,
   from: number,

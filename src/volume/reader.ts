@@ -9,23 +9,21 @@
 // from, before the job is done; a wrong one is fetched again, elsewhere if possible, and never
 // served. Nothing but reads from the backend makes objects or promises.
 
-import type { ObjectStore, ReadPart } from "../backend/store.js";
+import type { ReadPart } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import type { ErrorKind } from "../base/errors.js";
-import { messageOf, StorageError } from "../base/errors.js";
+import { messageOf } from "../base/errors.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import { SLOT_CLUSTERS_MAX } from "../nbd/target.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
-import type { DirtyMap } from "./dirty.js";
 import { blockOf, Found, segmentSlotOf } from "./dirty.js";
 import type { DiskCache } from "./diskcache.js";
-import type { Journal } from "./journal.js";
-import type { VolumeMap } from "./map.js";
 import { scoName } from "./names.js";
 import { PAGE_ENTRIES, SCO_ZERO } from "./page.js";
 import type { PageCache } from "./pagecache.js";
 import type { MemoryCache } from "./readcache.js";
+import { Failure, failureOf, kindOf, type ReadSource } from "./readsource.js";
 import type { Segment } from "./segment.js";
 import { SlotQueue } from "./slots.js";
 
@@ -42,36 +40,6 @@ const RETRY_LAST_MS = 1000;
 const TWO_32 = 2 ** 32;
 
 const Source = { Zero: 0, Journal: 1, Memory: 2, Disk: 3, Backend: 4 } as const;
-
-const Failure = { None: 0, NotFound: 1, Unavailable: 2, Corrupt: 3, Closed: 4, Fenced: 5 } as const;
-type Failure = (typeof Failure)[keyof typeof Failure];
-
-/** What a volume shows to the reader. */
-export interface ReadSource {
-  readonly owner: number;
-  readonly dirty: DirtyMap;
-  readonly journal: Journal;
-  readonly map: VolumeMap;
-  readonly namespace: string;
-  readonly store: ObjectStore;
-  readonly name: string;
-  /** Set when the volume is halted or closed: reads fail with it. */
-  readonly failed: ErrorKind | null;
-  /** A job of this volume is done. */
-  onRead(job: number, error: ErrorKind | null): void;
-  /** The map in the store is damaged. */
-  onMapDamaged(reason: string): void;
-  /** Reads that wait for the backend. */
-  readsWaiting: number;
-  /** Calls to the backend that are under way (P-A5). */
-  readonly backendReads: Set<Promise<void>>;
-  /** Parts that leave at the end of this turn. */
-  readBatch: { parts: ReadPart[]; jobs: number[] } | null;
-  /** Counters of clusters, by where they came from. */
-  readonly readCounts: Float64Array;
-  /** `corruptions`: checksums that were wrong; the read is tried elsewhere or refused. */
-  readonly counts: { corruptions: number };
-}
 
 export interface ReaderParts {
   world: World;
@@ -592,27 +560,4 @@ export class Reader {
     this.#source[job] = null;
     source.onRead(job, error);
   }
-}
-
-function failureOf(error: unknown): Failure {
-  if (!(error instanceof StorageError)) throw error;
-  if (error.code === "OVS_NOT_FOUND") return Failure.NotFound;
-  switch (error.kind) {
-    case "corrupt":
-      return Failure.Corrupt;
-    case "closed":
-      return Failure.Closed;
-    case "fenced":
-      return Failure.Fenced;
-    case "invalid":
-    case "full":
-    case "unavailable":
-      return Failure.Unavailable;
-  }
-}
-
-function kindOf(failure: Failure): ErrorKind {
-  if (failure === Failure.Closed) return "closed";
-  if (failure === Failure.Fenced) return "fenced";
-  return failure === Failure.Unavailable ? "unavailable" : "corrupt";
 }

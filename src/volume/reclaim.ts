@@ -3,7 +3,8 @@
 // next batch, as relocation entries of its TLog, which apply only where the old location still
 // stands (P-F2). Their old SCOs then have no live clusters and are deleted.
 //
-//   when:   the backend has less than a quarter free │ more than half is garbage │ too many small SCOs
+//   when:   the backend has less than a quarter free │ more than half is garbage │ too many small
+// SCOs
 //   which:  fewest live clusters first; their addresses are in the SCO's trailer
 
 import type { ReadPart } from "../backend/store.js";

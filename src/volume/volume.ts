@@ -31,7 +31,7 @@ import type { DirtyMap } from "./dirty.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
 import { PartialWrites } from "./partial.js";
-import type { ReadSource } from "./reader.js";
+import type { ReadSource } from "./readsource.js";
 import { SlotQueue } from "./slots.js";
 import { volumeStatus } from "./status.js";
 import type { TurnMember, VolumeThread } from "./thread.js";

@@ -64,7 +64,9 @@ class Life {
     this.random = random;
   }
 
-  /** A few requests at once, which may overlap; `crash` ends the process before they are answered. */
+  /**
+   * A few requests at once, which may overlap; `crash` ends the process before they are answered.
+   */
   async round(crash: boolean): Promise<void> {
     const waiting: Array<Promise<void>> = [];
     for (let n = 1 + this.random.below(12); n > 0; n--) waiting.push(this.#request());
