@@ -62,6 +62,7 @@ export class NbdServer {
   readonly #leaving = new Map<number, Leaving>();
   readonly #tell: (left: number) => void;
   readonly #stopFlushing: () => void;
+  #stopping = false;
   #closed = false;
 
   /** Cuts its slots from the world's arena, for as long as that lives. */
@@ -98,18 +99,25 @@ export class NbdServer {
   }
 
   /**
-   * Takes a ticket: its connection talks to `target` from now on. False when there are too many.
+   * Takes a ticket: its connection talks to `target` from now on. False, and the client is turned
+   * away, when there are too many connections or the target (or the server) is on its way out:
+   * a ticket may have been under way when that began.
    */
   adopt(ticket: NbdTicket, target: BlockTarget): boolean {
-    assert(!this.#closed, "the server is open");
-    const id = this.#idOf(target);
-    const { fd, mode, allocation, unread } = ticket;
-    const connection = this.#native.adopt(fd, id, mode, allocation, unread);
-    if (connection === 0) {
-      this.#world.log.warn("a client was turned away: too many connections", { peer: ticket.peer });
+    const { fd, mode, allocation, unread, peer } = ticket;
+    const known = this.#ids.get(target);
+    if (this.#stopping || (known !== undefined && this.#leaving.has(known))) {
+      loadNbdAddon().closeSocket(fd);
+      this.#world.log.info("a client was turned away: its export is closing", { peer });
       return false;
     }
-    const fields = { connection, export: ticket.name, peer: ticket.peer };
+    const id = known ?? this.#add(target);
+    const connection = this.#native.adopt(fd, id, mode, allocation, unread);
+    if (connection === 0) {
+      this.#world.log.warn("a client was turned away: too many connections", { peer });
+      return false;
+    }
+    const fields = { connection, export: ticket.name, peer };
     this.#world.log.debug("a connection begins", fields);
     return true;
   }
@@ -161,6 +169,7 @@ export class NbdServer {
 
   /** Drops all targets, then closes. */
   async stop(graceMs = 5_000): Promise<void> {
+    this.#stopping = true;
     await Promise.all([...this.#ids.keys()].map((target) => this.drop(target, graceMs)));
     if (this.#closed) return;
     this.#closed = true;
@@ -168,12 +177,7 @@ export class NbdServer {
     this.#native.close();
   }
 
-  #idOf(target: BlockTarget): number {
-    const known = this.#ids.get(target);
-    if (known !== undefined) {
-      assert(!this.#leaving.has(known), "a target that is dropped gets no new connections");
-      return known;
-    }
+  #add(target: BlockTarget): number {
     let id = this.#targets.indexOf(null);
     if (id < 0) id = this.#targets.length;
     assert(id < TARGETS_MAX, "targets are bounded");

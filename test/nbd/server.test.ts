@@ -142,7 +142,8 @@ t.test("drop answers what is in flight, takes no more and waits for the target",
     dropped = true;
   });
   client.write(2n, 0, Buffer.alloc(4096));
-  await new Promise<void>((resolve) => void setImmediate(resolve));
+  const late = await Client.open(bench.address);
+  t.equal((await late.rest()).length, 0, "a ticket that comes now is turned away");
   t.notOk(dropped);
   target.completeAll();
   t.equal((await client.reply(0)).cookie, 1n);
