@@ -26,7 +26,13 @@ interface Outcome {
 }
 
 async function run(program: string, args: string[]): Promise<Outcome> {
-  const child = spawn(program, args, { env, stdio: ["ignore", "pipe", "pipe"], timeout: 120_000 });
+  // In the test's own folder: fio leaves files where it runs.
+  const child = spawn(program, args, {
+    env,
+    cwd: folder,
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: 120_000,
+  });
   let output = "";
   let errors = "";
   child.stdout.on("data", (part) => {

@@ -4,8 +4,10 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import t from "tap";
 import type { ErrorKind } from "../../src/base/errors.js";
@@ -298,6 +300,7 @@ t.test("a ticket can be posted to the thread that owns the disk, or be given bac
   const bench = makeBench({ slots: 4, onTicket: (ticket) => void tickets.push(ticket) });
   bench.memory("vd0", 64 * MIB);
   const worker = new Worker(new URL("./adopt.child.js", import.meta.url));
+  const exited = once(worker, "exit");
   await once(worker, "online");
   const client = await Client.open(bench.address, { style: "structured" });
   client.write(1n, 10, Buffer.from("in another thread"));
@@ -310,25 +313,30 @@ t.test("a ticket can be posted to the thread that owns the disk, or be given bac
   await until(() => tickets.length === 2, "a ticket");
   discardTicket(tickets[1]!);
   t.equal((await unwanted.rest()).length, 0);
+  const answered = once(worker, "message") as Promise<[{ requests: number }]>;
   worker.postMessage("stop");
-  const [{ requests }] = (await once(worker, "message")) as [{ requests: number }];
+  const [{ requests }] = await answered;
   t.equal(requests, 2);
   t.equal((await client.rest()).length, 0);
-  await once(worker, "exit");
+  await exited;
   await bench.stop();
 });
 
 t.test("a process or thread may end at any stage", async (t) => {
   const path = new URL("./stages.child.js", import.meta.url);
+  const folder = mkdtempSync(join(tmpdir(), "ovs-stages-"));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  const env = { ...process.env, TMPDIR: folder };
   for (const stage of STAGES) {
     const child = spawn(process.execPath, ["--expose-gc", path.pathname, stage], {
       stdio: "inherit",
+      env,
     });
     t.same(await once(child, "exit"), [0, null], `process, ${stage}`);
-    const worker = new Worker(path, { workerData: stage });
+    const worker = new Worker(path, { workerData: stage, env });
     t.same(await once(worker, "exit"), [0], `thread, ${stage}`);
   }
-  const worker = new Worker(path, { workerData: "held" });
+  const worker = new Worker(path, { workerData: "held", env });
   await once(worker, "online");
   await worker.terminate();
 });
