@@ -69,9 +69,9 @@ export interface Connection {
   readonly queuedBytes: number;
   /**
    * Stages a frame; asks for a turn where there is none. Copies `meta` and the list; borrows the
-   * payload's memory until `onSent` runs: once, when the kernel has taken the whole frame or the
-   * connection has ended (before onClose), never inside this call. On a closed connection the
-   * frame is dropped (onSent still runs, soon).
+   * payload's memory until `onSent` runs: once, when the kernel has taken the whole frame (before
+   * the onFrame of any answer to it) or the connection has ended (before onClose), never inside
+   * this call. On a closed connection the frame is dropped (onSent still runs, soon).
    */
   send(
     frame: Frame,
