@@ -13,9 +13,10 @@ import type { Row } from "./lib/row.js";
 import { nbdRow } from "./nbd.js";
 import { registryRow } from "./registry.js";
 import { transportRow } from "./transport.js";
+import { VDISK_ROWS } from "./vdisk/rows.js";
 
 /** In the order of the table. A new row is one import and one entry. */
-const ROWS: readonly Row[] = [diskRow, nbdRow, transportRow, registryRow];
+const ROWS: readonly Row[] = [diskRow, nbdRow, ...VDISK_ROWS, transportRow, registryRow];
 
 const ROUNDS = 5;
 const SECONDS = 6;

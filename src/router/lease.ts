@@ -80,8 +80,14 @@ export class RouterLease {
     this.#stopped = true;
     this.#timer?.cancel();
     await this.#renewing;
-    if (this.#lease !== "") await this.#registry.leaseRevoke(this.#lease);
+    const lease = this.#lease;
     this.#lease = "";
+    if (lease === "") return;
+    try {
+      await this.#registry.leaseRevoke(lease);
+    } catch (error) {
+      if (!hasCode(error, "OVS_NOT_FOUND")) throw error; // It had run out already.
+    }
   }
 
   #schedule(): void {
