@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { ROOT } from "./project.mjs";
 
 const HEARTBEAT_MS = 5000;
+const GRACE_MS = 5000;
 const OUTPUT_MAX = 4 * 1024 * 1024;
 
 /** Ends the bootstrap with `code` after `message`; thrown by steps, caught by the main file. */
@@ -55,8 +56,7 @@ async function quietly(name, startMs, program, args, options = {}) {
   const beat = setInterval(() => {
     process.stdout.write(`bootstrap:   ${since(startMs)}  ${last}\n`);
   }, HEARTBEAT_MS);
-  const code = await ended(child, program);
-  clearInterval(beat);
+  const code = await ended(child, program).finally(() => clearInterval(beat));
   if (code !== 0 && !options.tolerate) {
     process.stdout.write(output);
     throw new Stop(`${name} failed: ${[program, ...args].join(" ")} ended with ${code}`);
@@ -74,10 +74,14 @@ export function inherit(program, args, env = {}) {
   return ended(child, program);
 }
 
-/** Runs a program and gives each line of its standard output to `onLine`; gives its exit code. */
+/**
+ * Runs a program and gives each line of its standard output to `onLine`; gives its exit code. The
+ * program leads a process group of its own, so that an interrupt ends all that it has started.
+ */
 export async function lines(program, args, onLine, env = {}) {
   const child = spawn(program, args, {
     cwd: ROOT,
+    detached: true,
     stdio: ["ignore", "pipe", "inherit"],
     env: { ...process.env, ...env },
   });
@@ -88,18 +92,31 @@ export async function lines(program, args, onLine, env = {}) {
     rest = parts.pop();
     for (const line of parts) onLine(line);
   });
-  const code = await ended(child, program);
+  const code = await ended(child, program, endGroup);
   if (rest !== "") onLine(rest);
   return code;
 }
 
+// Ends the process group that the child leads; who does not end by himself is killed.
+function endGroup(child, signal) {
+  const tell = (what) => {
+    try {
+      process.kill(-child.pid, what);
+    } catch {
+      // Nobody is left.
+    }
+  };
+  tell(signal);
+  setTimeout(() => tell("SIGKILL"), GRACE_MS).unref();
+}
+
 // Resolves with the exit code once the child is gone and its output is read. While it runs, a
 // signal to this process is given to the child, and counts as this process's end too.
-function ended(child, program) {
+function ended(child, program, interrupt = (each, signal) => each.kill(signal)) {
   let interrupted = "";
   const pass = (signal) => {
     interrupted = signal;
-    child.kill(signal);
+    interrupt(child, signal);
   };
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"];
   for (const signal of signals) process.on(signal, pass);

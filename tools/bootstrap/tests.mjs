@@ -83,6 +83,7 @@ async function runTap({ files, fast }, counts) {
     console.log("there are no tests");
     return true;
   }
+  console.log(`running ${chosen.length} test file${chosen.length === 1 ? "" : "s"}`);
   const startMs = performance.now();
   const reader = new TapReader((file) => show(file, reader.files.length, chosen.length));
   const tap = at("node_modules/tap/dist/esm/run.mjs");
@@ -91,8 +92,7 @@ async function runTap({ files, fast }, counts) {
     process.execPath,
     [tap, "run", "--disable-coverage", "--reporter=tap", ...chosen],
     (line) => reader.line(line),
-  );
-  clearInterval(beat);
+  ).finally(() => clearInterval(beat));
   reader.end();
   const sum = totals(reader.files);
   for (const key of Object.keys(counts)) counts[key] += sum[key];
