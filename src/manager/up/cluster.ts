@@ -135,6 +135,8 @@ export class UpCluster {
       return false;
     }
     await this.supervisor.add(spec, START_MS);
+    // From now on it is known: when its folder is lost while it runs, no restart makes it anew.
+    this.supervisor.amend(this.layout.asdSpec(this.config, index, { format: false }));
     await this.backend.record(index);
     return true;
   }

@@ -42,7 +42,11 @@ export function makeHandlers(cluster: UpCluster): Handlers {
       await cluster.keep({ ...cluster.config, vdisks });
       return {};
     },
-    vdiskSync: ({ name, timeoutMs }) => cluster.router.sync(name, timeoutMs),
+    vdiskSync: async ({ name, timeoutMs }) => {
+      const width = await cluster.router.sync(name, timeoutMs);
+      // The router waits for what the living ASDs allow (P-A10); full is what the policy promises.
+      return { ...width, full: width.full && width.spareMin >= cluster.config.policy.m };
+    },
     vdiskRecover: ({ name, acceptLoss }) => cluster.router.recover(name, acceptLoss),
     asdList: () => cluster.backend.asds(),
     asdAdd: ({ count }) => addAsds(cluster, count),

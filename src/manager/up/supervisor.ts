@@ -111,6 +111,13 @@ export class Supervisor {
     return entry.state === "running";
   }
 
+  /** From its next start on the daemon runs with these arguments. */
+  amend(spec: ProcessSpec): void {
+    const entry = this.#list.get(spec.id);
+    assert(entry !== undefined, "only a daemon of the list is amended");
+    entry.spec = spec;
+  }
+
   /** Stops one daemon and forgets it. */
   async remove(id: string): Promise<void> {
     const entry = this.#list.get(id);
