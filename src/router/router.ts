@@ -222,8 +222,11 @@ export class RouterDaemon {
     return host;
   }
 
-  /** Opens on its thread. What may pass is tried again, the rest waits for an operator. */
-  async #open(entry: Entry, acceptLoss: boolean): Promise<void> {
+  /**
+   * Opens on its thread. What may pass is tried again, the rest waits for an operator. Resolves
+   * with why it does not serve, or null.
+   */
+  async #open(entry: Entry, acceptLoss: boolean): Promise<StorageError | null> {
     const { id, record } = entry.vdisk;
     entry.state = "opening";
     try {
@@ -234,6 +237,7 @@ export class RouterDaemon {
       entry.reason = "";
       entry.backoffMs = RETRY_FIRST_MS;
       this.#updateExports();
+      return null;
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       entry.state = "waiting";
@@ -244,6 +248,7 @@ export class RouterDaemon {
       if (error.kind === "unavailable" || error.kind === "full" || error.code === "OVS_CONFLICT") {
         this.#retryLater(entry);
       }
+      return error;
     }
   }
 
@@ -424,7 +429,8 @@ export class RouterDaemon {
     if (entry.state === "served") return await this.#status(entry);
     entry.timer?.cancel();
     entry.timer = null;
-    await this.#open(entry, acceptLoss);
+    const refusal = await this.#open(entry, acceptLoss);
+    if (refusal) throw refusal;
     return await this.#status(entry);
   }
 }
