@@ -214,6 +214,19 @@ export class BackendClient implements ObjectStore {
     return await this.#proxies.statuses(timeoutMs);
   }
 
+  /**
+   * Share of the space of the living OSDs that is free, from 0 to 1; 1 while nothing is known. The
+   * fullest OSD counts: fragments spread evenly, so it is the first to refuse.
+   */
+  get freeShare(): number {
+    let least = 1;
+    for (const { id, up, freeBytes } of osdStatuses(this.#core.pool)) {
+      const capacity = this.#core.topology.osds.get(id)?.capacityBytes ?? 0;
+      if (up && capacity > 0) least = Math.min(least, freeBytes / capacity);
+    }
+    return least;
+  }
+
   /** Forgets all manifests: the next reads ask the registry. */
   dropCache(): void {
     this.#core.manifests.clear();

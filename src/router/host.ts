@@ -165,7 +165,10 @@ export class VolumeHost {
         writeBufferBytes: KV_WRITE_BUFFER_BYTES,
         create: true,
       });
-      const options = shardOptions(this.#config, shard);
+      const options = {
+        ...shardOptions(this.#config, shard),
+        backendFreeShare: () => this.#backend.freeShare,
+      };
       const thread = await VolumeThread.create(this.#world, this.#nbd.requests, kv, options);
       this.#shards.set(shard, { kv, thread });
     }
