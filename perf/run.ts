@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { messageOf } from "../src/base/errors.js";
 import { diskRow } from "./disk.js";
+import { erasureRow } from "./erasure.js";
 import type { RowReport } from "./lib/report.js";
 import { formatTable, writeResults } from "./lib/report.js";
 import type { Row } from "./lib/row.js";
@@ -16,7 +17,14 @@ import { transportRow } from "./transport.js";
 import { VDISK_ROWS } from "./vdisk/rows.js";
 
 /** In the order of the table. A new row is one import and one entry. */
-const ROWS: readonly Row[] = [diskRow, nbdRow, ...VDISK_ROWS, transportRow, registryRow];
+const ROWS: readonly Row[] = [
+  erasureRow,
+  diskRow,
+  nbdRow,
+  ...VDISK_ROWS,
+  transportRow,
+  registryRow,
+];
 
 const ROUNDS = 5;
 const SECONDS = 6;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why the work is cut into blocks: a block of all k + m fragments stays in the second-level cache,
-// so that the checksum pass brings the data in and the coding pass finds it there. Memory is read
-// once and written once, whatever the size of the object.
+// so that the coding pass brings it in and the checksum pass finds it there. Memory is read once
+// and written once, whatever the size of the object.
 
 #include "erasure.h"
 
@@ -17,11 +17,14 @@
 namespace ovs::erasure {
 namespace {
 
-constexpr size_t kBlockBytesMax = 32 * 1024;
+constexpr size_t kBlockBytesMax = 16 * 1024;
 constexpr size_t kBlocksBytes = 256 * 1024;
+/// Rows that ISA-L's AVX2 and AVX-512 code computes in one pass over the data.
+constexpr int kRowsPerPass = 4;
 constexpr size_t kCrcBytesMax = 1 << 30;
 
 alignas(64) const uint8_t kZeroes[kPageBytes] = {};
+static_assert(kPageBytes == 4096, "kZeroPageCrc is that of 4096 zeroes");
 
 /// Bytes of one fragment that are worked on at a time.
 size_t BlockBytes(int fragments) {
@@ -74,9 +77,7 @@ std::vector<uint8_t> RebuildRows(int k, int m, const uint8_t* have, const uint8_
 class BlockEncoder {
  public:
   explicit BlockEncoder(const EncodeJob& job)
-      : job_(job),
-        fragment_bytes_(job.stripes * job.unit_bytes),
-        zero_crc_(Crc32c(kZeroes, kPageBytes, 0)) {}
+      : job_(job), fragment_bytes_(job.stripes * job.unit_bytes) {}
 
   /// True when every unit's block lies wholly in the data or wholly behind it (and is one page
   /// then).
@@ -92,12 +93,11 @@ class BlockEncoder {
     for (int j = 0; j < job_.m; j++) {
       targets_[j] = job_.parity + static_cast<size_t>(j) * fragment_bytes_ + fragment_at;
     }
-    // Checksums of the data first: they bring it into the cache.
-    if (job_.crcs != nullptr) {
-      for (int i = 0; i < job_.k; i++) Check(i, fragment_at, sources_[i], bytes);
-    }
+    // Coding first: it brings all k streams into the cache side by side, faster than the
+    // checksums would one after the other.
     if (job_.m > 0) Code(*job_.tables, bytes, sources_, targets_);
     if (job_.crcs != nullptr) {
+      for (int i = 0; i < job_.k; i++) Check(i, fragment_at, sources_[i], bytes);
       for (int j = 0; j < job_.m; j++) Check(job_.k + j, fragment_at, targets_[j], bytes);
     }
     return true;
@@ -108,7 +108,7 @@ class BlockEncoder {
     uint32_t* crcs =
         job_.crcs + (static_cast<size_t>(fragment) * fragment_bytes_ + fragment_at) / kPageBytes;
     if (bytes == kZeroes) {
-      *crcs = zero_crc_;
+      *crcs = kZeroPageCrc;
     } else {
       Crc32cPages(bytes, count / kPageBytes, crcs);
     }
@@ -116,7 +116,6 @@ class BlockEncoder {
 
   const EncodeJob& job_;
   const size_t fragment_bytes_;
-  const uint32_t zero_crc_;
   const uint8_t* sources_[kFragmentsMax] = {};
   uint8_t* targets_[kFragmentsMax] = {};
 };
@@ -211,7 +210,9 @@ void Encode(const EncodeJob& job) {
   OVS_CHECK(job.data_bytes <= job.stripes * static_cast<size_t>(job.k) * job.unit_bytes);
   OVS_CHECK(job.m == 0 || (job.tables->sources == job.k && job.tables->rows == job.m));
   BlockEncoder encoder(job);
-  const size_t block = BlockBytes(job.k + job.m);
+  // Without checksums there is one pass only, as long as ISA-L makes all rows in one.
+  const bool is_one_pass = job.crcs == nullptr && job.m <= kRowsPerPass;
+  const size_t block = is_one_pass ? job.unit_bytes : BlockBytes(job.k + job.m);
   for (size_t stripe = 0; stripe < job.stripes; stripe++) {
     for (size_t offset = 0; offset < job.unit_bytes; offset += block) {
       const size_t bytes = std::min(block, job.unit_bytes - offset);

@@ -21,6 +21,8 @@ namespace ovs::erasure {
 inline constexpr size_t kPageBytes = 4096;
 /// Most fragments (k + m) of one code.
 inline constexpr int kFragmentsMax = 64;
+/// CRC-32C of a page of zeroes.
+inline constexpr uint32_t kZeroPageCrc = 0x98F94189u;
 /// Bounds of a table cache.
 inline constexpr size_t kTablesMax = 256;
 inline constexpr size_t kTableBytesMax = 4 * 1024 * 1024;

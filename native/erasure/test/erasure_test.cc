@@ -22,6 +22,8 @@ void TestCrc() {
   OVS_CHECK(Crc32c(zeroes.data(), 32, 0) == 0x8A9136AAu);  // RFC 3720, B.4
   OVS_CHECK(Crc32c(ones.data(), 32, 0) == 0x62A8AB43u);
   OVS_CHECK(Crc32c(nullptr, 0, 0) == 0);
+  const std::vector<uint8_t> page(kPageBytes, 0);
+  OVS_CHECK(Crc32c(page.data(), kPageBytes, 0) == kZeroPageCrc);
   const uint8_t* text = reinterpret_cast<const uint8_t*>("123456789");
   OVS_CHECK(Crc32c(text + 4, 5, Crc32c(text, 4, 0)) == 0xE3069283u);
   std::vector<uint8_t> pages(3 * kPageBytes, 7);
