@@ -5,6 +5,7 @@
 
 import { check as clangFormat } from "./check/clang-format.mjs";
 import { check as clangTidy } from "./check/clang-tidy.mjs";
+import { check as docs } from "./check/docs.mjs";
 import { check as formats } from "./check/formats.mjs";
 import { check as headers } from "./check/headers.mjs";
 import { check as layers } from "./check/layers.mjs";
@@ -20,6 +21,7 @@ import { check as words } from "./check/words.mjs";
 
 const CHECKS = {
   headers,
+  docs,
   size,
   words,
   lock,

@@ -43,10 +43,12 @@ export interface Place {
   indexBytes: number;
 }
 
+/** A key as text, one character a byte, so that it can be a key of a Map. */
 export function keyText(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
 }
 
+/** The key that `keyText` made this text from. */
 export function keyBytes(text: string): Uint8Array {
   return Buffer.from(text, "latin1");
 }

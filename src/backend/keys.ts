@@ -39,14 +39,17 @@ export function writeDataKey(
   return writeName(target, at + 1, objectId, 0, fragment, version);
 }
 
+/** The key of a fragment's bytes on its OSD. */
 export function dataKey(name: FragmentName): Uint8Array {
   return keyOf(DATA, name);
 }
 
+/** The key of a fragment's recovery info on its OSD. */
 export function recoveryKey(name: FragmentName): Uint8Array {
   return keyOf(RECOVERY, name);
 }
 
+/** The key of a fragment's garbage mark, which carries the upload epoch (P-C6). */
 export function markKey(namespaceId: Uint8Array, epoch: number, name: FragmentName): Uint8Array {
   const key = new Uint8Array(MARK_KEY_BYTES);
   key.set(markPrefix(namespaceId), 0);

@@ -39,6 +39,7 @@ export function layoutFor(bytes: number, k: number, m: number): ObjectLayout {
   return { k, m, unitBytes, stripes: ceilDiv(padded, k * unitBytes) };
 }
 
+/** Bytes of each fragment of an object that is laid out so. */
 export function fragmentBytes(layout: ObjectLayout): number {
   return layout.unitBytes * layout.stripes;
 }

@@ -34,6 +34,7 @@ export function parsePolicy(text: string): Policy {
   return policy;
 }
 
+/** A policy as the command line takes it: `k,m,c,x`. */
 export function formatPolicy({ k, m, c, x }: Policy): string {
   return `${k},${m},${c},${x}`;
 }

@@ -4,6 +4,7 @@
 import type { OsdPool } from "./osdpool.js";
 import type { OsdStatus } from "./protocol.js";
 
+/** What is known of every OSD of the topology, those that are gone too. */
 export function osdStatuses(pool: OsdPool): OsdStatus[] {
   return [...pool.topology.osds.keys()].map((id) => {
     const osd = pool.get(id);

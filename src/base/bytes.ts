@@ -20,6 +20,7 @@ export function alignDown(value: number, unit: number): number {
   return Math.floor(value / unit) * unit;
 }
 
+/** The bytes in hex digits. Borrows `bytes`. */
 export function toHex(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex");
 }
@@ -48,6 +49,7 @@ export function compareBytes(a: Uint8Array, b: Uint8Array): number {
   return Buffer.compare(a, b);
 }
 
+/** True when both hold the same bytes. Borrows both. */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && Buffer.compare(a, b) === 0;
 }

@@ -55,6 +55,7 @@ export interface Deferred<T> {
   reject(error: unknown): void;
 }
 
+/** A promise that its maker settles from outside. */
 export function deferred<T>(): Deferred<T> {
   let resolve!: (value: T) => void;
   let reject!: (error: unknown) => void;

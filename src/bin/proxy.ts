@@ -72,6 +72,7 @@ function readArguments(args: string[]): ProxyArguments | null {
   };
 }
 
+/** Serves until SIGTERM; resolves with the exit code. */
 export async function proxyMain(args: string[]): Promise<number> {
   let read: ProxyArguments | null;
   try {

@@ -79,6 +79,7 @@ function readConfig(args: string[]): RouterConfig | null {
   };
 }
 
+/** Serves until SIGTERM; resolves with the exit code. */
 export async function routerMain(args: string[]): Promise<number> {
   let config: RouterConfig | null;
   try {

@@ -88,6 +88,7 @@ export function kvError(code: number, message: string | null): StorageError {
   );
 }
 
+/** The addon's functions, in the order of binding.cc. OVS_UNSUPPORTED when it is not built. */
 export function loadKv(): KvAddon {
   return loadAddon<KvAddon>("kv");
 }

@@ -33,6 +33,7 @@ export interface SlotTable {
   readonly staged: Uint32Array;
 }
 
+/** A table of `slots` requests, which the addon and TypeScript share. */
 export function makeSlotTable(slots: number): SlotTable {
   return {
     kind: new Uint8Array(slots),
@@ -110,6 +111,7 @@ export interface NbdAddon {
   closeSocket(fd: number): void;
 }
 
+/** The addon's functions. OVS_UNSUPPORTED when it is not built. */
 export function loadNbdAddon(): NbdAddon {
   return loadAddon<NbdAddon>("nbd");
 }

@@ -28,6 +28,7 @@ export const ALL_LEASES = { first: Uint8Array.of(LEASE), end: Uint8Array.of(LEAS
 export const ALL_ATTACHED = { first: Uint8Array.of(ATTACHED), end: Uint8Array.of(ATTACHED + 1) };
 export const NO_BYTES = new Uint8Array(0);
 
+/** Where the newest record of `key` is stored. */
 export function currentKey(key: string): Uint8Array {
   const target = Buffer.allocUnsafe(1 + Buffer.byteLength(key));
   target[0] = CURRENT;
@@ -57,6 +58,7 @@ export function currentRange(
   return { first, end };
 }
 
+/** Where a lease is stored. */
 export function leaseKey(lease: bigint): Uint8Array {
   const target = new Uint8Array(9);
   target[0] = LEASE;
@@ -64,6 +66,7 @@ export function leaseKey(lease: bigint): Uint8Array {
   return target;
 }
 
+/** Where it is stored that `key` hangs on `lease`. */
 export function attachedKey(lease: bigint, key: string): Uint8Array {
   const target = Buffer.allocUnsafe(9 + Buffer.byteLength(key));
   target[0] = ATTACHED;
@@ -72,16 +75,19 @@ export function attachedKey(lease: bigint, key: string): Uint8Array {
   return target;
 }
 
+/** The lease that a stored lease or attached key names. */
 export function leaseOf(stored: Uint8Array): bigint {
   assert(stored.byteLength >= 9, "the key names a lease");
   return new DataView(stored.buffer, stored.byteOffset).getBigUint64(1);
 }
 
+/** The key that a stored attached key names. */
 export function keyOfAttached(stored: Uint8Array): string {
   assert(stored[0] === ATTACHED && stored.byteLength > 9, "the key is an attached one");
   return Buffer.from(stored.buffer, stored.byteOffset + 9, stored.byteLength - 9).toString("utf8");
 }
 
+/** A record as it is stored. */
 export function packRecord(record: RegistryRecord): Uint8Array {
   const target = new Uint8Array(bytesRegistryRecord(record));
   writeRegistryRecord(new Writer(target, 0), record);
@@ -104,6 +110,7 @@ export const readState = (bytes: Uint8Array): { revision: number } =>
 export const readLease = (bytes: Uint8Array): { ttlSeconds: number } =>
   readAll(bytes, "a registry lease", readRegistryLease);
 
+/** A stored record as the contract's entry. */
 export function entryOf(key: string, record: RegistryRecord): RegistryEntry {
   const { createRevision, modRevision, version, lease, value } = record;
   return { key, value, createRevision, modRevision, version, lease: String(lease) };

@@ -47,6 +47,7 @@ export function checkPrefix(prefix: string): number {
   return keyBytes(prefix, "a prefix");
 }
 
+/** Refuses a range outside the contract's limits (P-C7) with OVS_INVALID. */
 export function checkRange(prefix: string, options: { after?: string; limit: number }): void {
   checkPrefix(prefix);
   const { after, limit } = options;
@@ -117,6 +118,7 @@ export function checkTransaction(transaction: Transaction): number {
   return bytes;
 }
 
+/** Refuses a lease's time outside the contract's limits (P-C7) with OVS_INVALID. */
 export function checkTtl(ttlSeconds: number): void {
   const right = Number.isSafeInteger(ttlSeconds) && ttlSeconds >= REGISTRY_LEASE_TTL_MIN_S;
   if (right && ttlSeconds <= LEASE_TTL_MAX_S) return;
@@ -133,6 +135,7 @@ export function checkLease(lease: string): bigint {
   return number;
 }
 
+/** Refuses what is no revision with OVS_INVALID. */
 export function checkRevision(revision: number): void {
   if (!Number.isSafeInteger(revision) || revision < 1) refuse(`${revision} is no revision`);
 }

@@ -118,6 +118,7 @@ export function wireTransaction(transaction: Transaction): RegistryTransaction {
   };
 }
 
+/** The contract's transaction from the message. */
 export function transactionOf(message: RegistryTransaction): Transaction {
   return {
     compares: message.compares.map(compareOf),
@@ -126,14 +127,17 @@ export function transactionOf(message: RegistryTransaction): Transaction {
   };
 }
 
+/** An entry as it is sent. */
 export function wireItem(entry: RegistryEntry): RegistryItem {
   return { ...entry, lease: BigInt(entry.lease) };
 }
 
+/** A received item as the contract's entry. */
 export function entryOfItem(item: RegistryItem): RegistryEntry {
   return { ...item, lease: String(item.lease) };
 }
 
+/** A transaction's result as it is sent: found entries with their operation's index. */
 export function wireResult(result: TransactionResult): RegistryTransacted {
   const found: RegistryTransacted["found"] = [];
   for (const [index, entry] of result.entries.entries()) {
@@ -147,6 +151,7 @@ export function wireResult(result: TransactionResult): RegistryTransacted {
   };
 }
 
+/** The contract's result from the message. OVS_PROTOCOL when an index is out of range. */
 export function resultOf(message: RegistryTransacted): TransactionResult {
   const entries = new Array<RegistryEntry | null>(message.operations).fill(null);
   for (const { index, item } of message.found) {
@@ -158,10 +163,12 @@ export function resultOf(message: RegistryTransacted): TransactionResult {
   return { succeeded: message.succeeded === 1, revision: message.revision, entries };
 }
 
+/** A watch's event as it is sent. */
 export function wireEvent({ kind, entry }: WatchEvent): RegistryChange {
   return { kind: EventKind[kind], item: wireItem(entry) };
 }
 
+/** A received change as the contract's event. */
 export function eventOf({ kind, item }: RegistryChange): WatchEvent {
   return { kind: kind === EventKind.put ? "put" : "delete", entry: entryOfItem(item) };
 }

@@ -45,6 +45,7 @@ export interface Owner {
   revision: number;
 }
 
+/** The value of the key that says that a router's incarnation is alive (P-C1). */
 export function encodeAlive(incarnation: Uint8Array, address: string): Uint8Array {
   return packRouterAlive({ incarnation, address });
 }

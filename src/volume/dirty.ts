@@ -28,10 +28,12 @@ export function locationOf(segmentSlot: number, block: number): number {
   return ((segmentSlot << 16) | block) >>> 0;
 }
 
+/** The slot of the segment that a location of the dirty map names. */
 export function segmentSlotOf(location: number): number {
   return location >>> 16;
 }
 
+/** The block within the segment that a location of the dirty map names. */
 export function blockOf(location: number): number {
   return location & 0xffff;
 }

@@ -75,6 +75,7 @@ export function scoKey(tree: Uint8Array, scoId: number): Uint8Array {
   return key;
 }
 
+/** The SCO id that a stored SCO key names. */
 export function parseScoKey(key: Uint8Array): number {
   const view = new DataView(key.buffer, key.byteOffset, key.byteLength);
   return view.getUint32(17, false) * TWO_32 + view.getUint32(21, false);

@@ -114,18 +114,25 @@ export interface Area {
 export const area = (declaration: Area): Area => declaration;
 export const codes = (name: string, values: Codes["values"]): Codes => ({ name, values });
 
+/** Declares fields that follow each other, part of something else. */
 export function struct(declaration: Omit<Struct, "kind">): Struct {
   return { kind: "struct", ...declaration };
 }
 
+/** Declares one of several structs, told apart by a number before it. */
 export function union(declaration: Omit<Union, "kind">): Union {
   return { kind: "union", ...declaration };
 }
 
+/** Declares the body of a frame. */
 export function message(declaration: Omit<Message, "kind">): Message {
   return { kind: "message", ...declaration };
 }
 
+/**
+ * Declares a block that stands for itself: magic, version, lengths and checksums. Asserts that it
+ * has them where they belong.
+ */
 export function format(declaration: Omit<Format, "kind">): Format {
   const { name, magic, fields } = declaration;
   assert(/^[A-Za-z0-9]{4}$/.test(magic), `${name}: the magic is four letters or digits`);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The erasure addon: every loss of small codes, checksums, bounds, threads and exits.
+
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import t from "tap";

@@ -147,6 +147,21 @@ t.test("a source without the licence's line is refused", async (t) => {
   });
 });
 
+t.test("a file or an exported function without a comment is refused", async (t) => {
+  const intro = `${SPDX}// What it is.\n`;
+  const doc = "/** What it does. */\n";
+  const code = "export function a(): void {}\n";
+  await refuses(t, "docs", { "src/a.ts": SPDX + doc + code }, /^src\/a\.ts:2/);
+  await refuses(t, "docs", { "native/a.cc": `${SPDX}#include <x>\n` }, /^native\/a\.cc:2/);
+  await refuses(t, "docs", { "src/a.ts": intro + code }, /^src\/a\.ts:3: .* what a does/);
+  await accepts(t, "docs", {
+    "src/a.ts": intro + doc + code,
+    "tools/a.mjs": intro + code,
+    "native/a.cc": SPDX,
+    "native/a.h": intro,
+  });
+});
+
 t.test("a file or a line that is too long is refused", async (t) => {
   await refuses(t, "size", { "src/a.ts": "a\n".repeat(601) }, /601 lines/);
   await refuses(t, "size", { "src/a.ts": `ok\n// ${"a".repeat(98)}\n` }, /^src\/a\.ts:2: 101/);

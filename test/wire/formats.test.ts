@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The generated codecs against the golden vectors: same bytes, and damage is refused or harmless.
+
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { fromHex, toHex } from "../../src/base/bytes.js";

@@ -58,6 +58,7 @@ export function table(head: string[], rows: string[][]): string {
     .join("\n");
 }
 
+/** vDisks for people, a line each. */
 export function vdiskTable(vdisks: VdiskStatus[]): string {
   return table(
     ["VDISK", "SIZE", "ALLOCATED", "DIRTY", "WRITTEN", "STATE", ""],
@@ -73,6 +74,7 @@ export function vdiskTable(vdisks: VdiskStatus[]): string {
   );
 }
 
+/** ASDs for people, a line each. */
 export function asdTable(asds: AsdStatus[]): string {
   return table(
     ["ASD", "STATE", "USED", "CAPACITY", "FRAGMENTS", "CORRUPT", "ADDRESS"],
@@ -88,6 +90,7 @@ export function asdTable(asds: AsdStatus[]): string {
   );
 }
 
+/** The backend's state for people. */
 export function backendText(backend: BackendStatus): string {
   return [
     `health    ${backend.health}`,
@@ -99,6 +102,7 @@ export function backendText(backend: BackendStatus): string {
   ].join("\n");
 }
 
+/** What a verify found and mended, for people. */
 export function verifyText(report: VerifyReport): string {
   const rows: Array<[string, number | string]> = [
     [

@@ -251,6 +251,7 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
   return merged;
 }
 
+/** A policy as the command line takes it: `k,m,c,x`. */
 export function policyText(policy: PolicyConfig): string {
   return `${policy.k},${policy.m},${policy.c},${policy.x}`;
 }
