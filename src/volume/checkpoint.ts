@@ -13,7 +13,7 @@ import type { Checkpoint, MapMark } from "../wire/generated/map.js";
 import { bytesCheckpoint, encodeCheckpoint } from "../wire/generated/map.js";
 import { CHECKPOINT_PREFIX, checkpointName, numberOf, TLOG_PREFIX } from "./names.js";
 import { listAll, putObject } from "./objects.js";
-import { packPage } from "./page.js";
+import { type CrcOf, packPage } from "./page.js";
 import type { Volume } from "./volume.js";
 
 /** Bytes of pages in one part. */
@@ -95,7 +95,8 @@ export class Checkpointer {
 
   /** Puts all parts; answers their bytes, 0 when it was stopped before the last. */
   async #write(mark: MapMark, scos: Checkpoint["scos"], snapshot: KvSnapshot): Promise<number> {
-    const { map } = this.#volume;
+    const { map, thread } = this.#volume;
+    const crcOf: CrcOf = (bytes, seed) => thread.world.codec.crc32cOf(bytes, seed);
     const parts = new Parts(this.#volume, mark);
     for (let i = 0; i < scos.length; i += SCOS_PER_PART) {
       const some = scos.slice(i, i + SCOS_PER_PART);
@@ -107,7 +108,7 @@ export class Checkpointer {
     const endPage = 2 ** 32;
     for (let page = 0; page >= 0 && !this.#stopping; ) {
       const visit = (index: number, view: Parameters<typeof packPage>[0]): void => {
-        const content = packPage(view);
+        const content = packPage(view, crcOf);
         if (content === null) return;
         pages.push({ level: 0, index, content });
         bytes += content.byteLength;

@@ -10,7 +10,7 @@
 
 import { assert } from "../base/assert.js";
 import { messageOf, StorageError } from "../base/errors.js";
-import { CLUSTER_BYTES } from "../base/units.js";
+import { CLUSTER_BYTES, MIB } from "../base/units.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
 import * as wire from "../wire/generated/journal.js";
@@ -37,6 +37,17 @@ export interface JournalOptions {
   segmentsMax: number;
 }
 
+/** What the journals of a thread share. */
+export interface JournalParts {
+  headers: FramePool;
+  budget: JournalBudget;
+  /** Arena offset of ZEROES_BYTES that are zero and that nobody writes to. */
+  zeroes: number;
+}
+
+/** Bytes of a new segment that are zeroed by one write. */
+export const ZEROES_BYTES = MIB;
+
 export interface JournalEvents {
   /** A segment's header is written: records in it may commit. */
   onHeader(): void;
@@ -53,6 +64,7 @@ export class Journal {
   readonly #world: World;
   readonly #headers: FramePool;
   readonly #budget: JournalBudget;
+  readonly #zeroes: number;
   readonly #events: JournalEvents;
   readonly #handler: HandlerId;
   readonly #bySlot: Array<Segment | null> = [];
@@ -71,17 +83,12 @@ export class Journal {
   /** Why no segment can be prepared now; null when one can. */
   obstacle: string | null = null;
 
-  constructor(
-    world: World,
-    headers: FramePool,
-    budget: JournalBudget,
-    options: JournalOptions,
-    events: JournalEvents,
-  ) {
+  constructor(world: World, parts: JournalParts, options: JournalOptions, events: JournalEvents) {
     assert(options.segmentsMax >= 3, "a journal has an open, a prepared and a closed segment");
     this.#world = world;
-    this.#headers = headers;
-    this.#budget = budget;
+    this.#headers = parts.headers;
+    this.#budget = parts.budget;
+    this.#zeroes = parts.zeroes;
     this.options = options;
     this.#events = events;
     this.#handler = world.disk.handler((tag, result) => this.#onDone(tag, result));
@@ -330,6 +337,12 @@ export class Journal {
     });
     try {
       await disk.allocateAsync(file, 0, bytes);
+      // Blocks that were written before take half the time: the file system has nothing to note
+      // when a record is synced.
+      for (let at = 0; at < bytes && !this.#stopping; at += ZEROES_BYTES) {
+        await disk.writeAsync(file, at, this.#zeroes, Math.min(ZEROES_BYTES, bytes - at));
+      }
+      await disk.syncAsync(file);
       return file;
     } catch (error) {
       await disk.close(file);

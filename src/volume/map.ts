@@ -10,6 +10,7 @@
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
 import { Semaphore } from "../base/sync.js";
+import type { Codec } from "../platform/codec.js";
 import type { KvBatch, KvEntry, KvStore } from "../platform/kv.js";
 import type { MapMark } from "../wire/generated/map.js";
 import { decodeMapMark, packMapMark } from "../wire/generated/map.js";
@@ -18,6 +19,7 @@ import { setNodeBits } from "./nodes.js";
 import type { PageView } from "./page.js";
 import {
   BITS_WORDS,
+  type CrcOf,
   DELTA_BASE,
   DELTA_CHANGES,
   decodePage,
@@ -38,9 +40,18 @@ import type { PageCache } from "./pagecache.js";
 import { ScoTable } from "./scos.js";
 
 /** Pages that are changed in one batch of the store. */
-const CHUNK_PAGES = 256;
+const CHUNK_PAGES = 128;
 const RANGE_LIMIT = 512;
 const TWO_32 = 2 ** 32;
+
+/** Where some clusters lie: SCO (0 absent, 1 zero), index in it, and CRC of each. */
+export interface Located {
+  scoIds: Float64Array;
+  indexes: Uint32Array;
+  crcs: Uint32Array;
+}
+
+const NO_WORDS = new Uint32Array(0);
 
 /** The changes of some entries, in order of clusters; the common form of all TLog entries. */
 interface Changes {
@@ -63,13 +74,20 @@ export class VolumeMap {
   readonly #changing = new Semaphore(1);
   readonly scos = new ScoTable();
   mark: MapMark;
-  readonly #work = new Uint32Array(CHUNK_PAGES * PAGE_WORDS);
-  readonly #workBits = new Uint32Array(CHUNK_PAGES * BITS_WORDS);
+  readonly #crcOf: CrcOf;
+  /** Pages that are being changed or looked at; there only while one of these goes on. */
+  #work = NO_WORDS;
+  #workBits = NO_WORDS;
 
   /** `owner`: number of this volume in the thread's page cache. */
-  constructor(kv: KvStore, pages: PageCache, owner: number, empty: MapMark) {
-    this.#kv = kv;
-    this.#pages = pages;
+  constructor(
+    parts: { kv: KvStore; pages: PageCache; codec: Codec },
+    owner: number,
+    empty: MapMark,
+  ) {
+    this.#kv = parts.kv;
+    this.#pages = parts.pages;
+    this.#crcOf = (bytes, seed) => parts.codec.crc32cOf(bytes, seed);
     this.#owner = owner;
     this.#tree = empty.vdiskUuid;
     this.mark = empty;
@@ -115,11 +133,11 @@ export class VolumeMap {
    * Where the clusters (in order) lie now according to the map: SCO ids (0, 1: none), indexes,
    * CRCs.
    */
-  async locate(clusters: Float64Array): Promise<{
-    scoIds: Float64Array;
-    indexes: Uint32Array;
-    crcs: Uint32Array;
-  }> {
+  async locate(clusters: Float64Array): Promise<Located> {
+    return await this.#working(() => this.#locate(clusters));
+  }
+
+  async #locate(clusters: Float64Array): Promise<Located> {
     const scoIds = new Float64Array(clusters.length);
     const indexes = new Uint32Array(clusters.length);
     const crcs = new Uint32Array(clusters.length);
@@ -138,9 +156,23 @@ export class VolumeMap {
     return { scoIds, indexes, crcs };
   }
 
+  /** Runs `work` with the work area, alone. */
+  async #working<T>(work: () => Promise<T>): Promise<T> {
+    return await this.#changing.with(async () => {
+      this.#work = new Uint32Array(CHUNK_PAGES * PAGE_WORDS);
+      this.#workBits = new Uint32Array(CHUNK_PAGES * BITS_WORDS);
+      try {
+        return await work();
+      } finally {
+        this.#work = NO_WORDS;
+        this.#workBits = NO_WORDS;
+      }
+    });
+  }
+
   /** Applies a TLog; the map is at it when this resolves. */
   async apply(tlog: Tlog): Promise<void> {
-    await this.#changing.with(() => this.#apply(tlog));
+    await this.#working(() => this.#apply(tlog));
   }
 
   async #apply(tlog: Tlog): Promise<void> {
@@ -189,7 +221,7 @@ export class VolumeMap {
     const pages = frames.map((frame) => this.#pages.pageOf(frame));
     const stored = await this.#kv.getMany(this.#keysOf(pages));
     for (let i = 0; i < frames.length; i++) {
-      decodePage(stored[2 * i]!, stored[2 * i + 1]!, this.#pages.view(frames[i]!));
+      decodePage(stored[2 * i]!, stored[2 * i + 1]!, this.#pages.view(frames[i]!), this.#crcOf);
     }
   }
 
@@ -211,7 +243,7 @@ export class VolumeMap {
       const { page, base, delta, next } = pageParts(entries, i);
       // The last page of a full answer may have a delta behind it that is not here.
       if (next === entries.length && entries.length === limit) return page;
-      decodePage(base, delta, view);
+      decodePage(base, delta, view, this.#crcOf);
       visit(page, view);
       i = next;
     }
@@ -223,7 +255,7 @@ export class VolumeMap {
     batch.put(pageKey(this.#tree, level, page, DELTA_BASE), content);
     if (level !== 0) return;
     const view = scratchView();
-    decodePage(content, null, view);
+    decodePage(content, null, view, this.#crcOf);
     for (let word = 0; word < PAGE_WORDS; word += ENTRY_WORDS) {
       const id = view.words[word]! + view.words[word + 1]! * TWO_32;
       if (id > SCO_ZERO) this.#count(id, 1);
@@ -348,7 +380,7 @@ export class VolumeMap {
     if (missing.length === 0) return;
     const stored = await this.#kv.getMany(this.#keysOf(missing.map((i) => pages[i]!)));
     for (let j = 0; j < missing.length; j++) {
-      decodePage(stored[2 * j]!, stored[2 * j + 1]!, this.#workView(missing[j]!));
+      decodePage(stored[2 * j]!, stored[2 * j + 1]!, this.#workView(missing[j]!), this.#crcOf);
     }
   }
 
@@ -357,7 +389,7 @@ export class VolumeMap {
   }
 
   #store(batch: KvBatch, page: number, view: PageView): void {
-    const stored = encodePage(view);
+    const stored = encodePage(view, this.#crcOf);
     const changesKey = pageKey(this.#tree, 0, page, DELTA_CHANGES);
     if (stored.keepBase) {
       assert(stored.delta !== null, "a page that keeps its base has changes");

@@ -63,7 +63,7 @@ async function open(
 ): Promise<Volume> {
   const { world, kv } = thread;
   const empty = emptyMark(config);
-  const map = new VolumeMap(kv, thread.pages, owner, empty);
+  const map = new VolumeMap({ kv, pages: thread.pages, codec: world.codec }, owner, empty);
   const { namespace, name, vdiskId } = config;
   await catchUp({ thread, kv, store, namespace, name, vdiskId, map, empty });
   const sizes = journalSizes(config);
@@ -73,13 +73,13 @@ async function open(
     folder,
     dirty,
     mapSequence: map.mark.sequence,
+    mapEpoch: map.mark.sequenceEpoch,
     batchBytes: sizes.batchBytes,
   });
   const volumeBox: { volume: Volume | null } = { volume: null };
   const journal = new Journal(
     world,
-    thread.headers,
-    thread.budget,
+    { headers: thread.headers, budget: thread.budget, zeroes: thread.zeroes },
     {
       folder,
       identity: { clusterUuid: config.clusterUuid, vdiskUuid: config.vdiskId, epoch: config.epoch },
@@ -157,8 +157,10 @@ function journalSizes(config: VolumeConfig): {
   const chosen = Math.max(SEGMENT_BYTES_MIN, Math.min(SEGMENT_BYTES_MAX, wanted));
   const segmentBytes = config.segmentBytes ?? chosen;
   const segmentsMax = Math.max(SEGMENTS_MIN, Math.floor(config.journalBytes / segmentBytes));
-  const batchBytes =
-    config.batchBytes ?? Math.min(BATCH_BYTES_MAX, Math.floor((segmentBytes * segmentsMax) / 4));
+  // So many that the SCOs of a batch are full: what is in flight at its close comes on top.
+  const scos = Math.max(1, Math.floor(BATCH_BYTES_MAX / config.scoBytes));
+  const full = scos * config.scoBytes - (config.scoBytes > 4 * MIB ? MIB + MIB / 2 : 0);
+  const batchBytes = config.batchBytes ?? Math.min(full, (segmentBytes * segmentsMax) / 4);
   assert(segmentBytes <= GIB / 4, "blocks of a segment fit the dirty map");
   return { segmentBytes, segmentsMax, batchBytes };
 }
@@ -189,7 +191,13 @@ async function journalFolder(thread: VolumeThread, config: VolumeConfig): Promis
 async function recover(
   thread: VolumeThread,
   config: VolumeConfig,
-  parts: { folder: string; dirty: DirtyMap; mapSequence: number; batchBytes: number },
+  parts: {
+    folder: string;
+    dirty: DirtyMap;
+    mapSequence: number;
+    mapEpoch: number;
+    batchBytes: number;
+  },
 ): Promise<Recovered> {
   const memory = await thread.destagePool.take(RECOVERY_MEMORY_BYTES);
   try {
@@ -199,6 +207,7 @@ async function recover(
       clusterUuid: config.clusterUuid,
       vdiskId: config.vdiskId,
       mapSequence: parts.mapSequence,
+      mapEpoch: parts.mapEpoch,
       batchBytes: parts.batchBytes,
       acceptLoss: config.acceptLoss,
       memory,

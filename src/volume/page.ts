@@ -10,7 +10,6 @@
 // KiB.
 
 import { assert } from "../base/assert.js";
-import { crc32c } from "../base/crc32c.js";
 import { StorageError } from "../base/errors.js";
 
 export const PAGE_ENTRIES = 256;
@@ -107,6 +106,9 @@ export function treeRange(
   return { first, end };
 }
 
+/** CRC-32C of bytes, as the codec has it. */
+export type CrcOf = (bytes: Uint8Array, seed: number) => number;
+
 /** Where the words of one page lie: entries at words[at…], change bits at bits[bitsAt…]. */
 export interface PageView {
   words: Uint32Array;
@@ -120,18 +122,19 @@ export function decodePage(
   base: Uint8Array | null,
   delta: Uint8Array | null,
   page: PageView,
+  crcOf: CrcOf,
 ): void {
   page.words.fill(0, page.at, page.at + PAGE_WORDS);
   page.bits.fill(0, page.bitsAt, page.bitsAt + BITS_WORDS);
-  if (base !== null) applyStored(base, page, false);
-  if (delta !== null) applyStored(delta, page, true);
+  if (base !== null) applyStored(base, page, false, crcOf);
+  if (delta !== null) applyStored(delta, page, true, crcOf);
 }
 
-function applyStored(stored: Uint8Array, page: PageView, isDelta: boolean): void {
+function applyStored(stored: Uint8Array, page: PageView, isDelta: boolean, crcOf: CrcOf): void {
   const end = stored.byteLength - CRC_BYTES;
   if (end < 1) throw new StorageError("OVS_CORRUPT", "a map page is cut short");
   const view = new DataView(stored.buffer, stored.byteOffset, stored.byteLength);
-  if (view.getUint32(end, true) !== crc32c(stored, 0, end)) {
+  if (view.getUint32(end, true) !== crcOf(stored.subarray(0, end), 0)) {
     throw new StorageError("OVS_CORRUPT", "a map page's checksum is wrong");
   }
   if (stored[0] === FORM_DENSE && end === 1 + PAGE_ENTRIES * ENTRY_BYTES && !isDelta) {
@@ -159,7 +162,7 @@ export interface StoredPage {
 }
 
 /** Encodes a page after changes; clears its bits when everything went into the base. */
-export function encodePage(page: PageView): StoredPage {
+export function encodePage(page: PageView, crcOf: CrcOf): StoredPage {
   let present = 0;
   for (let word = page.at; word < page.at + PAGE_WORDS; word += ENTRY_WORDS) {
     if ((page.words[word]! | page.words[word + 1]!) !== 0) present++;
@@ -167,21 +170,21 @@ export function encodePage(page: PageView): StoredPage {
   let changed = 0;
   for (let i = 0; i < BITS_WORDS; i++) changed += popCount(page.bits[page.bitsAt + i]!);
   if (present > DELTA_MAX && changed <= DELTA_MAX) {
-    return { base: null, keepBase: true, delta: sparse(page, changed, true) };
+    return { base: null, keepBase: true, delta: sparse(page, changed, true, crcOf) };
   }
   page.bits.fill(0, page.bitsAt, page.bitsAt + BITS_WORDS);
   if (present === 0) return { base: null, keepBase: false, delta: null };
-  const base = present > SPARSE_MAX ? dense(page) : sparse(page, present, false);
+  const base = present > SPARSE_MAX ? dense(page, crcOf) : sparse(page, present, false, crcOf);
   return { base, keepBase: false, delta: null };
 }
 
 /** The whole page in one stored part, for checkpoints; null when it is empty. Leaves the bits. */
-export function packPage(page: PageView): Uint8Array | null {
+export function packPage(page: PageView, crcOf: CrcOf): Uint8Array | null {
   const copy: PageView = { ...page, bits: new Uint32Array(BITS_WORDS).fill(0xffffffff), bitsAt: 0 };
-  return encodePage(copy).base;
+  return encodePage(copy, crcOf).base;
 }
 
-function sparse(page: PageView, count: number, onlyChanged: boolean): Uint8Array {
+function sparse(page: PageView, count: number, onlyChanged: boolean, crcOf: CrcOf): Uint8Array {
   const stored = new Uint8Array(1 + count * SPARSE_ENTRY_BYTES + CRC_BYTES);
   const view = new DataView(stored.buffer);
   stored[0] = FORM_SPARSE;
@@ -198,20 +201,17 @@ function sparse(page: PageView, count: number, onlyChanged: boolean): Uint8Array
     at += SPARSE_ENTRY_BYTES;
   }
   assert(at === stored.byteLength - CRC_BYTES, "as many entries as were counted");
-  view.setUint32(at, crc32c(stored, 0, at), true);
+  view.setUint32(at, crcOf(stored.subarray(0, at), 0), true);
   return stored;
 }
 
-function dense(page: PageView): Uint8Array {
+function dense(page: PageView, crcOf: CrcOf): Uint8Array {
   const stored = new Uint8Array(1 + PAGE_ENTRIES * ENTRY_BYTES + CRC_BYTES);
   const view = new DataView(stored.buffer);
   stored[0] = FORM_DENSE;
   for (let i = 0; i < PAGE_WORDS; i++) view.setUint32(1 + 4 * i, page.words[page.at + i]!, true);
-  view.setUint32(
-    stored.byteLength - CRC_BYTES,
-    crc32c(stored, 0, stored.byteLength - CRC_BYTES),
-    true,
-  );
+  const end = stored.byteLength - CRC_BYTES;
+  view.setUint32(end, crcOf(stored.subarray(0, end), 0), true);
   return stored;
 }
 

@@ -38,6 +38,8 @@ export interface RecoveryOptions {
   vdiskId: Uint8Array;
   /** Records up to this sequence are in the map. */
   mapSequence: number;
+  /** Owner epoch of the last record in the map. */
+  mapEpoch: number;
   /** Bytes of a batch. */
   batchBytes: number;
   /** Cut at the first damage, whatever is lost. */
@@ -81,6 +83,7 @@ export class Recovery {
   #sizeBytes = 0;
   #torn = 0;
   #slots = 0;
+  readonly #evidence = new Set<Segment>();
   // Window of the segment that is being read.
   #windowFirst = 0;
   #windowBlocks = 0;
@@ -103,14 +106,21 @@ export class Recovery {
     try {
       return await this.#replay(found);
     } catch (error) {
-      for (const { segment } of found) await this.#world.disk.close(segment.file);
+      for (const { segment } of found) {
+        if (!this.#evidence.has(segment)) await this.#world.disk.close(segment.file);
+      }
       throw error;
     }
   }
 
   async #replay(found: Found[]): Promise<Recovered> {
     for (let i = 0; i < found.length; i++) {
-      if (found[i]!.segment.epoch !== this.#epoch) this.#beginEpoch(found, i);
+      const { epoch } = found[i]!.segment;
+      if (epoch < this.#options.mapEpoch && !this.#isInMap(found, i)) {
+        await this.#keepEvidence(found[i]!);
+        continue;
+      }
+      if (epoch !== this.#epoch) this.#beginEpoch(found, i);
       if (this.#skips(found, i)) continue;
       if (!(await this.#replaySegment(found, i))) {
         // The epoch ended here: its later segments are part of the cut.
@@ -119,6 +129,7 @@ export class Recovery {
     }
     const segments: Segment[] = [];
     for (const { segment } of found) {
+      if (this.#evidence.has(segment)) continue;
       if (segment.lastSequence > this.#options.mapSequence) segments.push(segment);
       else await this.#discard(segment);
     }
@@ -131,6 +142,17 @@ export class Recovery {
       sizeBytes: this.#sizeBytes,
       torn: this.#torn,
     };
+  }
+
+  /** P-A8: a journal from before the map's epoch is evidence: kept and shown, never replayed. */
+  async #keepEvidence({ segment }: Found): Promise<void> {
+    this.#evidence.add(segment);
+    const target = segment.path.replace(/\.seg$/, ".evidence");
+    await this.#world.disk.close(segment.file);
+    await this.#world.disk.files.rename(segment.path, target);
+    const { name, mapEpoch } = this.#options;
+    const fields = { vdisk: name, file: target, epoch: segment.epoch, mapEpoch };
+    this.#world.log.warn("a journal segment of an older owner is kept and not replayed", fields);
   }
 
   async #discard(segment: Segment): Promise<void> {
@@ -192,11 +214,17 @@ export class Recovery {
     this.#sequence = expected - 1;
   }
 
+  /** Whether all records of a segment are surely in the map: the next one says where it begins. */
+  #isInMap(found: Found[], i: number): boolean {
+    const next = found[i + 1]?.header;
+    return next ? next.firstSequence <= this.#options.mapSequence + 1 : false;
+  }
+
   /** A segment whose records are all in the map is not read. */
   #skips(found: Found[], i: number): boolean {
-    const next = found[i + 1];
-    if (!next?.header || next.header.firstSequence > this.#options.mapSequence + 1) return false;
-    if (next.segment.epoch === this.#epoch) {
+    if (!this.#isInMap(found, i)) return false;
+    const next = found[i + 1]!;
+    if (next.segment.epoch === this.#epoch && next.header) {
       this.#sequence = next.header.firstSequence - 1;
       this.#previous = hashOf(next.header);
     }

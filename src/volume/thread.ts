@@ -14,6 +14,7 @@ import type { Timer, World } from "../platform/world.js";
 import { JournalBudget } from "./budget.js";
 import { DISK_CACHE_ARENA_BYTES, DiskCache } from "./diskcache.js";
 import { FramePool } from "./frames.js";
+import { ZEROES_BYTES } from "./journal.js";
 import { PageCache } from "./pagecache.js";
 import { MemoryCache } from "./readcache.js";
 import { INTERNAL_JOBS, Reader } from "./reader.js";
@@ -54,7 +55,7 @@ export interface TurnMember {
 export function volumeArenaBytes(options: VolumeThreadOptions): number {
   const frames = (HEADER_FRAMES + INTERNAL_JOBS) * CLUSTER_BYTES;
   const cache = options.diskCache === null ? 0 : DISK_CACHE_ARENA_BYTES;
-  return frames + cache + options.memoryCacheBytes + options.destageBytes + MIB;
+  return frames + cache + options.memoryCacheBytes + options.destageBytes + 2 * MIB;
 }
 
 export class VolumeThread {
@@ -73,6 +74,8 @@ export class VolumeThread {
   readonly destagePool: ArenaPool;
   /** Whoever takes several runs of the pool holds this while it takes them. */
   readonly destageTaking = new Semaphore(1);
+  /** ZEROES_BYTES of zeroes. */
+  readonly zeroes: number;
   /** Blocks that nobody wants are read to here. */
   readonly junk: number;
   readonly #owners = new Set<number>();
@@ -98,6 +101,7 @@ export class VolumeThread {
     this.slots = new SlotState(requests.slots);
     this.headers = new FramePool(world.arena, HEADER_FRAMES, "journal headers");
     this.scratch = new FramePool(world.arena, INTERNAL_JOBS, "scratch clusters");
+    this.zeroes = world.arena.region(ZEROES_BYTES, "zeroes");
     this.junk = world.arena.region(CLUSTER_BYTES, "unwanted blocks");
     this.memory = new MemoryCache(world.arena, options.memoryCacheBytes);
     const pool = world.arena.region(options.destageBytes, "destage");

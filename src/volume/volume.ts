@@ -27,7 +27,7 @@ import { JournalKind } from "../wire/generated/journal.js";
 import { answerBlockStatus } from "./blockstatus.js";
 import type { VolumeConfig, VolumeMarks, VolumeState, VolumeStatus } from "./config.js";
 import { Destager } from "./destage.js";
-import type { DirtyMap } from "./dirty.js";
+import type { DirtyMap, Layer } from "./dirty.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
 import { PartialWrites } from "./partial.js";
@@ -36,6 +36,9 @@ import { SlotQueue } from "./slots.js";
 import { volumeStatus } from "./status.js";
 import type { TurnMember, VolumeThread } from "./thread.js";
 import { JournalWriter } from "./writer.js";
+
+/** Zero ranges of one batch. */
+const ZERO_RANGES_MAX = 8192;
 
 interface Control {
   kind: JournalKind;
@@ -308,10 +311,15 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     }
     this.#partial.onAdvance(this.writer.committed);
     const open = this.dirty.open;
-    if (open.payloadBytes >= this.#batchBytes || open.entries * CLUSTER_BYTES >= this.#batchBytes) {
+    if (this.#isFull(open)) {
       this.closeBatch();
     } else if (!open.empty) this.thread.watch(this);
     if (this.#queue.count > 0) this.thread.activate(this);
+  }
+
+  #isFull(layer: Layer): boolean {
+    const bytes = Math.max(layer.payloadBytes, layer.entries * CLUSTER_BYTES);
+    return bytes >= this.#batchBytes || layer.zeroes.count >= ZERO_RANGES_MAX;
   }
 
   // Sync (P-D3)

@@ -9,7 +9,7 @@ import { findRecords, wipeRecord } from "./damage.js";
 import { Host, Seeded } from "./fixture.js";
 
 const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
-const ROUNDS = Number(process.env.ROUNDS ?? 60);
+const ROUNDS = Number(process.env.ROUNDS ?? 40);
 t.setTimeout(280_000);
 const SPAN = 3 * MIB;
 
