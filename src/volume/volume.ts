@@ -30,6 +30,7 @@ import { Destager } from "./destage.js";
 import type { DirtyMap, Layer } from "./dirty.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
+import { DirtyMark } from "./mark.js";
 import { PartialWrites } from "./partial.js";
 import type { ReadSource } from "./readsource.js";
 import { SlotQueue } from "./slots.js";
@@ -88,7 +89,6 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly counts = { readBytes: 0, writtenBytes: 0, zeroedBytes: 0, flushes: 0, corruptions: 0 };
   onHalted: (reason: string) => void = () => undefined;
   readonly #requests: Requests;
-  readonly #marks: VolumeMarks;
   readonly #batchBytes: number;
   /** Writes and zeroes that are not yet in a record, in order of admission. */
   readonly #queue: SlotQueue;
@@ -103,10 +103,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   #syncTarget = 0;
   #requestsOpen = 0;
   #idleWaiters: Array<() => void> = [];
-  /** The registry knows that the journal is needed. */
-  #isDirty: boolean;
-  #marking: Promise<void> | null = null;
-  #markRetryMs = 0;
+  readonly #mark: DirtyMark;
 
   constructor(parts: VolumeParts) {
     const { thread, config } = parts;
@@ -121,8 +118,10 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.journal = parts.journal;
     this.sizeBytes = parts.sizeBytes;
     this.#requests = thread.requests;
-    this.#marks = parts.marks;
-    this.#isDirty = parts.isDirty;
+    this.#mark = new DirtyMark(parts.marks, thread.world.clock, parts.isDirty, {
+      onChange: () => thread.activate(this),
+      onFenced: (reason) => this.halt("fenced", reason),
+    });
     this.#batchBytes = parts.batchBytes;
     this.#queue = new SlotQueue(thread.requests.slots);
     this.#flushes = new SlotQueue(thread.requests.slots);
@@ -242,8 +241,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
 
   #drain(): void {
     if (this.#queue.count === 0 && this.#controls.length === 0) return;
-    if (!this.#isDirty || this.#marking !== null) {
-      this.#askDirty();
+    if (!this.#mark.mayWrite) {
+      this.#mark.askDirty();
       return;
     }
     const slots = this.thread.slots;
@@ -374,7 +373,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     const isOld = !open.empty && nowMs - open.openedMs >= this.config.batchAgeMs;
     if (isOld && this.dirty.closedCount === 0) this.closeBatch();
     if (!this.dirty.empty) return true;
-    if (this.#isDirty && this.#requestsOpen === 0) void this.#markClean();
+    if (this.#isAllDestaged) void this.#markClean();
     return false;
   }
 
@@ -394,46 +393,14 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     if (this.#queue.count > 0) this.thread.activate(this);
   }
 
-  // Clean and dirty, as the registry knows it
-
-  #askDirty(): void {
-    if (this.#marking !== null) return;
-    this.#marking = this.#markDirty().finally(() => {
-      this.#marking = null;
-      this.thread.activate(this);
-    });
+  /** Nothing is acknowledged, or about to be, that is not in the backend. */
+  get #isAllDestaged(): boolean {
+    const isQuiet = this.#requestsOpen === 0 && this.#controls.length === 0;
+    return isQuiet && this.writer.inFlight === 0 && this.dirty.empty;
   }
 
-  async #markDirty(): Promise<void> {
-    try {
-      await this.#marks.dirty();
-      this.#isDirty = true;
-      this.#markRetryMs = 0;
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      if (error.kind === "fenced") this.halt("fenced", error.message);
-      this.#markRetryMs = Math.min(1000, this.#markRetryMs * 2 + 10);
-      await this.thread.world.clock.sleep(this.#markRetryMs);
-    }
-  }
-
-  /** Everything is in the backend: the registry may know. Writes wait meanwhile. */
   async #markClean(): Promise<void> {
-    if (this.#marking !== null || this.failed !== null) return;
-    const marking = this.#marks.clean(this.map.mark.tlogNumber).then(
-      () => {
-        this.#isDirty = false;
-      },
-      (error: unknown) => {
-        // Not known whether it was written: `dirty` is asked again before the next write.
-        if (!(error instanceof StorageError)) throw error;
-        this.#isDirty = false;
-      },
-    );
-    this.#marking = marking;
-    await marking;
-    this.#marking = null;
-    if (this.#queue.count > 0) this.thread.activate(this);
+    if (this.failed === null) await this.#mark.makeClean(this.map.mark.tlogNumber);
   }
 
   // Reads (ReadSource)
@@ -492,7 +459,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     await this.destager.waitFor(this.writer.committed, timeoutMs);
     const left = Math.max(1, until - this.thread.world.clock.nowMs());
     const width = await this.store.waitFullWidth(this.namespace, left);
-    if (this.dirty.empty && this.#isDirty && this.#requestsOpen === 0) await this.#markClean();
+    if (this.#isAllDestaged) await this.#markClean();
     return width;
   }
 
@@ -512,7 +479,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     try {
       await this.destager.stop();
       if (this.dirty.empty) {
-        if (this.#isDirty) await this.#markClean();
+        await this.#markClean();
         return;
       }
       // Synced before and after, so that the stop record states that all before it is flushed.
@@ -529,7 +496,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   }
 
   async #close(): Promise<void> {
-    await this.#marking;
+    await this.#mark.settled();
     await Promise.allSettled(this.backendReads);
     await this.journal.close();
     this.thread.forget(this);
@@ -552,7 +519,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   }
 
   get isDirty(): boolean {
-    return this.#isDirty;
+    return this.#mark.isDirty;
   }
 
   // Halting
