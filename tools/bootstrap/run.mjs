@@ -6,7 +6,7 @@
 import { spawn } from "node:child_process";
 import { ROOT } from "./project.mjs";
 
-const HEARTBEAT_MS = 5000;
+const HEARTBEAT_MS = 10_000;
 const GRACE_MS = 5000;
 const OUTPUT_MAX = 4 * 1024 * 1024;
 
