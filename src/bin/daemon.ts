@@ -3,6 +3,7 @@
 
 import { messageOf, StorageError } from "../base/errors.js";
 
+/** What `runDaemon` runs: `start` resolves when it serves, `stop` when it has ended. */
 export interface Daemon {
   start(): Promise<void>;
   stop(): Promise<void>;

@@ -17,6 +17,7 @@ const ANSWER_BYTES = 16 * 1024 * 1024;
 
 const callSchema = z.object({ name: z.string().max(64), input: z.unknown() });
 
+/** Answers operations over a socket, until it is stopped. */
 export class ManagerService {
   readonly #world: World;
   readonly #handlers: Handlers;
@@ -43,10 +44,12 @@ export class ManagerService {
     });
   }
 
+  /** Resolves when callers can connect. */
   async listen(address: Address): Promise<void> {
     await this.#server.listen(address);
   }
 
+  /** Refuses new calls, resolves when the running ones have ended. */
   async stop(): Promise<void> {
     await this.#server.stop();
   }

@@ -32,6 +32,7 @@ const fileSchema = z.object({
 
 const VERSION = 1;
 
+/** The router's folder: its uuid, its starts, and the shard of each vDisk. */
 export class Assignment {
   readonly #files: Files;
   readonly #path: string;
@@ -91,6 +92,7 @@ export class Assignment {
     return shards;
   }
 
+  /** The thread that a shard lives on. */
   threadOf(shard: number): number {
     return shard % this.#threads;
   }
@@ -109,6 +111,7 @@ export class Assignment {
     return shard;
   }
 
+  /** The vDisk is deleted: its place is free, durably. */
   async forget(id: string): Promise<void> {
     if (this.#shards.delete(id)) await this.#write();
   }

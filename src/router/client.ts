@@ -21,6 +21,7 @@ export { type VdiskStatus, vdiskStatusSchema } from "./messages.js";
 const SHORT_MS = 10_000;
 const LONG_MS = 600_000;
 
+/** Whom to call, and as whom. */
 export interface RouterClientOptions {
   address: Address;
   cluster: string;
@@ -28,6 +29,7 @@ export interface RouterClientOptions {
   role: string;
 }
 
+/** Calls one router. Errors are the router's; OVS_UNAVAILABLE and OVS_TIMEOUT: no answer. */
 export class RouterClient {
   readonly #rpc: RpcClient;
 
@@ -55,10 +57,12 @@ export class RouterClient {
     }
   }
 
+  /** One vDisk by name, whatever its state; OVS_NOT_FOUND. */
   async info(name: string): Promise<VdiskStatus> {
     return await this.#call(RouterOperation.Info, { name }, vdiskStatusSchema, SHORT_MS);
   }
 
+  /** Creates a vDisk and serves it. OVS_EXISTS; OVS_UNAVAILABLE when it cannot be opened. */
   async create(name: string, sizeBytes: number): Promise<VdiskStatus> {
     return await this.#call(
       RouterOperation.Create,
@@ -68,6 +72,7 @@ export class RouterClient {
     );
   }
 
+  /** Grows a served vDisk; OVS_INVALID when it would shrink. */
   async resize(name: string, sizeBytes: number): Promise<VdiskStatus> {
     return await this.#call(
       RouterOperation.Resize,
@@ -77,6 +82,7 @@ export class RouterClient {
     );
   }
 
+  /** Deletes a vDisk, its journal here and its objects in the backend. */
   async remove(name: string): Promise<void> {
     await this.#call(RouterOperation.Delete, { name }, emptySchema, LONG_MS);
   }
@@ -91,6 +97,7 @@ export class RouterClient {
     );
   }
 
+  /** Tries to open a vDisk that waits; one that is served or halted is only shown. */
   async recover(name: string, acceptLoss: boolean): Promise<VdiskStatus> {
     return await this.#call(
       RouterOperation.Recover,
@@ -100,10 +107,12 @@ export class RouterClient {
     );
   }
 
+  /** Empties the read caches of all threads. */
   async dropCaches(): Promise<void> {
     await this.#call(RouterOperation.DropCaches, {}, emptySchema, LONG_MS);
   }
 
+  /** Ends the connection. */
   async close(): Promise<void> {
     await this.#rpc.close();
   }

@@ -13,6 +13,7 @@ import { changeOwner, type Owner, type OwnerChange } from "./records.js";
 
 const RETRY_MS = 200;
 
+/** The owner's record of one vDisk, and its changes, one at a time. */
 export class OwnerGate {
   readonly #world: World;
   readonly #registry: Registry;
@@ -28,6 +29,7 @@ export class OwnerGate {
     this.#owner = owner;
   }
 
+  /** The epoch that was claimed. */
   get epoch(): number {
     return this.#owner.value.epoch;
   }
@@ -47,6 +49,7 @@ export class OwnerGate {
     await this.#change({ content: OwnerContent.clean });
   }
 
+  /** Records that the vDisk is served. */
   async serving(): Promise<void> {
     await this.#change({ state: OwnerState.serving });
   }

@@ -27,6 +27,7 @@ import { Link } from "./link.js";
 import type { VdiskStatus } from "./messages.js";
 import { claimVdisk, readVdisk, type Vdisk } from "./records.js";
 
+/** What a worker thread is started with. Sizes in bytes. */
 export interface HostConfig {
   router: string;
   /** This router's folder, 16 bytes, and how often it was started. */
@@ -115,6 +116,7 @@ interface Hosted {
   volume: Volume;
 }
 
+/** The vDisks of one worker thread. */
 export class VolumeHost {
   readonly #world: World;
   readonly #config: HostConfig;

@@ -11,9 +11,11 @@ import type { Timer, World } from "../platform/world.js";
 import type { Registry } from "../registry/registry.js";
 import { aliveKey, encodeAlive } from "./records.js";
 
+/** Seconds that a router may be silent. */
 export const LEASE_TTL_S = 4;
 const RENEW_MS = 500;
 
+/** Whose lease it is. */
 export interface LeaseOptions {
   router: string;
   incarnation: Uint8Array;
@@ -23,6 +25,7 @@ export interface LeaseOptions {
   onLost: (reason: string) => void;
 }
 
+/** A router's lease: taken once, renewed by itself until it is given back or lost. */
 export class RouterLease {
   readonly #world: World;
   readonly #registry: Registry;

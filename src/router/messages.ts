@@ -17,10 +17,11 @@ export const RouterOperation = {
 
 const count = z.number().int().nonnegative();
 
+/** What is told of a vDisk. Counters begin anew each time it is opened. */
 export const vdiskStatusSchema = z.object({
   name: z.string(),
   id: z.string(),
-  /** serving, opening, waiting (for an operator or a peer), halted, closed. */
+  /** opening, serving, waiting (could not be opened), halted, stopping, stopped, closed. */
   state: z.string(),
   /** Why it does not serve, or what its requests wait for; empty when all is well. */
   reason: z.string(),

@@ -33,6 +33,7 @@ export const recordKey = (id: string): string => `${VDISKS_PREFIX}${id}/record`;
 export const ownerKey = (id: string): string => `${VDISKS_PREFIX}${id}/owner`;
 export const aliveKey = (router: string): string => `/router/${router}/alive`;
 
+/** A vDisk's record, as it was read. */
 export interface Vdisk {
   /** Uuid text. */
   id: string;
@@ -40,12 +41,14 @@ export interface Vdisk {
   revision: number;
 }
 
+/** An owner record, as it was read or written. */
 export interface Owner {
   value: VdiskOwner;
   revision: number;
 }
 
 /** The value of the key that says that a router's incarnation is alive (P-C1). */
+/** Bytes of `/router/<id>/alive`. */
 export function encodeAlive(incarnation: Uint8Array, address: string): Uint8Array {
   return packRouterAlive({ incarnation, address });
 }

@@ -39,6 +39,7 @@ const OPEN_AT_ONCE = 8;
 const RETRY_FIRST_MS = 500;
 const RETRY_LAST_MS = 10_000;
 
+/** What a router is started with. Sizes in bytes, for all threads together. */
 export interface RouterConfig {
   id: string;
   /** Folder of journals, maps and disk cache. */
@@ -65,13 +66,14 @@ interface HostThread {
 interface Entry {
   vdisk: Vdisk;
   shard: number;
-  /** State while no host has it: opening, waiting, closed. */
+  /** Served: a host has it, and knows more; a halted one stays `served` here. */
   state: "opening" | "waiting" | "served" | "closed";
   reason: string;
   backoffMs: number;
   timer: Timer | null;
 }
 
+/** A router; made, started and stopped once. */
 export class RouterDaemon {
   readonly #world: World;
   readonly #config: RouterConfig;

@@ -25,11 +25,13 @@ export interface PolicyConfig {
   x: number;
 }
 
+/** A vDisk that `ovs up` makes when it is not there. */
 export interface VdiskConfig {
   name: string;
   sizeBytes: number;
 }
 
+/** What is kept in `ovs.toml`. Sizes in bytes. */
 export interface ClusterConfig {
   version: number;
   /** The cluster's uuid, made at the first start. */
@@ -252,6 +254,7 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
 }
 
 /** A policy as the command line takes it: `k,m,c,x`. */
+/** `k,m,c,x`. */
 export function policyText(policy: PolicyConfig): string {
   return `${policy.k},${policy.m},${policy.c},${policy.x}`;
 }

@@ -7,6 +7,7 @@ import { z } from "zod";
 import type { ErrorCode } from "../../base/errors.js";
 import { vdiskStatusSchema as vdiskSchema } from "../../router/client.js";
 
+/** One operation: `errors` are those that it adds to OVS_INVALID of its input. */
 export interface Operation<Input, Output> {
   readonly name: string;
   readonly summary: string;
@@ -47,7 +48,7 @@ export const asdSchema = z.object({
   osd: count,
   disk: z.string(),
   address: z.string(),
-  /** up, down, unknown. */
+  /** up, failed or down, with ` draining` behind. */
   state: z.string(),
   capacityBytes: bytes,
   usedBytes: bytes,
@@ -107,6 +108,7 @@ export const syncSchema = z.object({
   spareMin: z.number().int(),
 });
 
+/** All operations; the key is the handler's name. */
 export const OPERATIONS = {
   status: operation(
     "status",

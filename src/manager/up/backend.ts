@@ -33,6 +33,7 @@ interface Disk {
   client: AsdClient;
 }
 
+/** What `ovs up` knows and does about the backend. */
 export class BackendDesk {
   readonly #world: World;
   readonly #registry: Registry;
@@ -72,6 +73,7 @@ export class BackendDesk {
     await this.#client.start();
   }
 
+  /** Ends the connections; the ASDs go on. */
   async stop(): Promise<void> {
     this.#topology.stop();
     await this.#client.stop();
@@ -157,12 +159,14 @@ export class BackendDesk {
     }
   }
 
+  /** All ASDs that are not gone, by number; those that do not answer in 2 s are down. */
   async asds(): Promise<AsdStatus[]> {
     const infos = [...this.#topology.osds.values()].filter((info) => info.state !== OsdState.gone);
     infos.sort((a, b) => numberOf(a.node) - numberOf(b.node));
     return await settleAll(infos.map((info) => this.#status(info)));
   }
 
+  /** Health by the ASDs that answer; counters are 0 while the proxy does not. */
   async status(): Promise<BackendStatus> {
     const asds = await this.asds();
     const { k, m, c } = this.#config.policy;
@@ -181,6 +185,7 @@ export class BackendDesk {
     };
   }
 
+  /** Reads every fragment and repairs; clean only when nothing was wrong before. */
   async verify(): Promise<VerifyReport> {
     const options = { namespaces: null, repair: true, leaks: true };
     const report = await this.#client.verify(options, VERIFY_MS);

@@ -25,6 +25,7 @@ import { Supervisor } from "./supervisor.js";
 const START_MS = 60_000;
 const CLUSTER_KEY = "/cluster";
 
+/** A running cluster; made, started and stopped once. */
 export class UpCluster {
   readonly world: World;
   readonly layout: Layout;

@@ -13,12 +13,13 @@ import type { ProcessSpec } from "./supervisor.js";
 /** Longest path of a unix socket that the kernel takes, without the final zero. */
 const SOCKET_PATH_MAX = 107;
 const STOP_MS = 10_000;
-/** A router writes back what is dirty only on `sync`; its clean stop closes journals and stores. */
+/** A clean stop of a router ends the destage that runs and closes journals and stores. */
 const ROUTER_STOP_MS = 60_000;
 
 export const ROUTER_ID = "router";
 export const DEFAULT_NBD_TCP = "tcp:127.0.0.1:10809";
 
+/** Paths, addresses and arguments of one data directory. */
 export class Layout {
   readonly data: string;
 

@@ -21,6 +21,7 @@ const CONFIG_BYTES_MAX = 4 * MIB;
 /** Room for the registry, indexes and logs beside what was asked for. */
 const SPARE_BYTES = 256 * MIB;
 
+/** A folder that is ours until `lock.release()`, and how to start it. */
 export interface Prepared {
   config: ClusterConfig;
   lock: { release(): Promise<void> };

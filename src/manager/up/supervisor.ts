@@ -20,6 +20,7 @@ const PROCESSES_MAX = 256;
 
 export type ProcessState = "starting" | "running" | "waiting" | "stopping" | "stopped";
 
+/** A daemon to keep running. */
 export interface ProcessSpec {
   role: string;
   id: string;
@@ -33,6 +34,7 @@ export interface ProcessSpec {
   onDeath: (() => Promise<void>) | null;
 }
 
+/** What is told of a daemon. */
 export interface ProcessStatus {
   role: string;
   id: string;
@@ -58,6 +60,7 @@ interface Supervised {
   gone: Deferred<void>;
 }
 
+/** Starts daemons, restarts those that die, stops them in order. */
 export class Supervisor {
   readonly #processes: Processes;
   readonly #clock: Clock;
@@ -126,10 +129,12 @@ export class Supervisor {
     this.#list.delete(id);
   }
 
+  /** Whether a daemon of that id is kept, running or not. */
   has(id: string): boolean {
     return this.#list.has(id);
   }
 
+  /** All daemons, in the order in which they were added. */
   status(): ProcessStatus[] {
     return [...this.#list.values()].map((entry) => ({
       role: entry.spec.role,
