@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { messageOf } from "../src/base/errors.js";
+import { backendRow } from "./backend.js";
 import { diskRow } from "./disk.js";
 import { erasureRow } from "./erasure.js";
 import type { RowReport } from "./lib/report.js";
@@ -22,6 +23,7 @@ const ROWS: readonly Row[] = [
   diskRow,
   nbdRow,
   ...VDISK_ROWS,
+  backendRow,
   transportRow,
   registryRow,
 ];

@@ -69,34 +69,48 @@ export class Reader {
   async read(namespace: string, parts: readonly ReadPart[], options: ReadOptions): Promise<void> {
     await this.#room.acquire();
     try {
-      const { manifests, counters } = this.#host;
-      counters.reads++;
-      if (!manifests.hasAll(namespace, parts)) {
-        const names = parts.map(({ name }) => name);
-        await manifests.fetch(
-          namespace,
-          names.filter((name) => manifests.get(namespace, name) === undefined),
-        );
-      }
-      const failed = await this.#readOnce(namespace, parts, options);
+      this.#host.counters.reads++;
+      const views = this.#views(namespace, parts) ?? (await this.#fetchViews(namespace, parts));
+      const failed = await this.#readOnce(parts, views, options);
       if (failed.length > 0) await this.#recover(namespace, parts, failed, options);
     } finally {
       this.#room.release();
     }
   }
 
-  #readOnce(
-    namespace: string,
-    parts: readonly ReadPart[],
-    options: ReadOptions,
-  ): Promise<FailedPiece[]> {
-    const { pieces, manifests } = this.#host;
+  /** The manifests of the parts; null when one is not known. */
+  #views(namespace: string, parts: readonly ReadPart[]): ObjectView[] | null {
     const views: ObjectView[] = [];
     for (let i = 0; i < parts.length; i++) {
-      const view = manifests.get(namespace, parts[i]!.name);
-      checkPart(namespace, parts[i]!, view);
-      views.push(view!);
+      const part = parts[i]!;
+      const isSame = i > 0 && parts[i - 1]!.name === part.name;
+      const view = isSame ? views[i - 1] : this.#host.manifests.get(namespace, part.name);
+      if (view === undefined) return null;
+      checkPart(part, view);
+      views.push(view);
     }
+    return views;
+  }
+
+  async #fetchViews(namespace: string, parts: readonly ReadPart[]): Promise<ObjectView[]> {
+    const { manifests } = this.#host;
+    const missing = (part: ReadPart) => manifests.get(namespace, part.name) === undefined;
+    const names = parts.filter(missing).map(({ name }) => name);
+    const fetched = await manifests.fetch(namespace, names);
+    return parts.map((part) => {
+      const view = manifests.get(namespace, part.name) ?? fetched.get(part.name);
+      if (view === undefined) throw notFound(namespace, part.name);
+      checkPart(part, view);
+      return view;
+    });
+  }
+
+  #readOnce(
+    parts: readonly ReadPart[],
+    views: readonly ObjectView[],
+    options: ReadOptions,
+  ): Promise<FailedPiece[]> {
+    const { pieces } = this.#host;
     const { timeoutMs, priority } = options;
     const call = pieces.begin({ timeoutMs, priority, patient: false });
     for (let i = 0; i < parts.length; i++) this.#addPart(call, views[i]!, parts[i]!);
@@ -200,8 +214,7 @@ function notFound(namespace: string, name: string): StorageError {
   return new StorageError("OVS_NOT_FOUND", `there is no object ${name} in ${namespace}`);
 }
 
-function checkPart(namespace: string, part: ReadPart, view: ObjectView | undefined): void {
-  if (view === undefined) throw notFound(namespace, part.name);
+function checkPart(part: ReadPart, view: ObjectView): void {
   const { offset, bytes } = part;
   const isWhole = offset % CLUSTER_BYTES === 0 && bytes % CLUSTER_BYTES === 0;
   if (!isWhole || offset < 0 || bytes <= 0) {

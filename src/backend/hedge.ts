@@ -8,14 +8,16 @@ const DELAY_MS_MIN = 30;
 const DELAY_MS_MAX = 1000;
 /** A disk that delivers less counts as slow. */
 const BYTES_PER_MS = 5000;
-const TOKENS_MAX = 64;
-const TOKENS_PER_READ = 0.1;
-const SLOW_IN_A_ROW = 2;
+const TOKENS_MAX = 32;
+const TOKENS_PER_READ = 0.02;
+const SLOW_IN_A_ROW = 3;
 const AVOID_MS_MIN = 200;
 const AVOID_MS_MAX = 5000;
 
 interface Seen {
   slowInARow: number;
+  /** When the last of them was found. */
+  slowAtMs: number;
   avoidUntilMs: number;
 }
 
@@ -46,12 +48,15 @@ export class Hedge {
     if (this.#seen.size > 0) this.#seen.delete(osd);
   }
 
-  tooSlow(osd: number, nowMs: number): void {
+  /** Reads that were all on their way when an OSD paused tell of one pause, not of many. */
+  tooSlow(osd: number, sentMs: number, nowMs: number): void {
     this.#tokens = Math.max(0, this.#tokens - 1);
-    const seen = this.#seen.get(osd) ?? { slowInARow: 0, avoidUntilMs: 0 };
+    const seen = this.#seen.get(osd) ?? { slowInARow: 0, slowAtMs: 0, avoidUntilMs: 0 };
+    this.#seen.set(osd, seen);
+    if (sentMs < seen.slowAtMs) return;
+    seen.slowAtMs = nowMs;
     seen.slowInARow++;
     const over = seen.slowInARow - SLOW_IN_A_ROW;
     if (over >= 0) seen.avoidUntilMs = nowMs + Math.min(AVOID_MS_MAX, AVOID_MS_MIN * 2 ** over);
-    this.#seen.set(osd, seen);
   }
 }

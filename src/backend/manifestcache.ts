@@ -13,12 +13,37 @@ import { objectPath } from "./paths.js";
 
 const GETS_MAX = 100;
 
+/** Views by namespace and name: two look-ups make no string, as one with both would. */
+class Generation {
+  size = 0;
+  readonly #spaces = new Map<string, Map<string, ObjectView>>();
+
+  get(namespace: string, name: string): ObjectView | undefined {
+    return this.#spaces.get(namespace)?.get(name);
+  }
+
+  set(namespace: string, view: ObjectView): void {
+    let space = this.#spaces.get(namespace);
+    if (space === undefined) {
+      space = new Map();
+      this.#spaces.set(namespace, space);
+    }
+    if (!space.has(view.name)) this.size++;
+    space.set(view.name, view);
+  }
+
+  delete(namespace: string, name: string): void {
+    if (this.#spaces.get(namespace)?.delete(name)) this.size--;
+  }
+}
+
 export class ManifestCache {
   readonly #registry: Registry;
   readonly #half: number;
-  #young = new Map<string, ObjectView>();
-  #old = new Map<string, ObjectView>();
-  readonly #fetching = new Map<string, Promise<void>>();
+  #young = new Generation();
+  #old = new Generation();
+  /** Readings under way, by object. */
+  readonly #fetching = new Map<string, Promise<Map<string, ObjectView>>>();
 
   constructor(registry: Registry, entriesMax: number) {
     assert(entriesMax >= 2, "a cache has entries");
@@ -32,27 +57,16 @@ export class ManifestCache {
 
   /** undefined: it must be fetched. */
   get(namespace: string, name: string): ObjectView | undefined {
-    const key = keyOf(namespace, name);
-    const young = this.#young.get(key);
+    const young = this.#young.get(namespace, name);
     if (young !== undefined) return young;
-    const old = this.#old.get(key);
-    if (old !== undefined) this.#add(key, old);
+    const old = this.#old.get(namespace, name);
+    if (old !== undefined) this.#add(namespace, old);
     return old;
   }
 
-  /** True when no part's object has to be fetched. */
-  hasAll(namespace: string, parts: ReadonlyArray<{ readonly name: string }>): boolean {
-    for (let i = 0; i < parts.length; i++) {
-      if (this.get(namespace, parts[i]!.name) === undefined) return false;
-    }
-    return true;
-  }
-
-  /**
-   * Reads the manifests of `names` consistently; those of missing objects are absent afterwards.
-   */
-  async fetch(namespace: string, names: Iterable<string>): Promise<void> {
-    const waits = new Set<Promise<void>>();
+  /** The manifests of `names`, read consistently; those of missing objects are absent. */
+  async fetch(namespace: string, names: Iterable<string>): Promise<Map<string, ObjectView>> {
+    const waits = new Set<Promise<Map<string, ObjectView>>>();
     const missing: string[] = [];
     for (const name of new Set(names)) {
       const running = this.#fetching.get(keyOf(namespace, name));
@@ -62,7 +76,11 @@ export class ManifestCache {
     for (let at = 0; at < missing.length; at += GETS_MAX) {
       waits.add(this.#fetchSome(namespace, missing.slice(at, at + GETS_MAX)));
     }
-    await Promise.all(waits);
+    const found = new Map<string, ObjectView>();
+    for (const views of await Promise.all(waits)) {
+      for (const [name, view] of views) found.set(name, view);
+    }
+    return found;
   }
 
   /** Reads them again, whatever is known; never joins a reading that began before. */
@@ -73,17 +91,16 @@ export class ManifestCache {
   }
 
   forget(namespace: string, name: string): void {
-    const key = keyOf(namespace, name);
-    this.#young.delete(key);
-    this.#old.delete(key);
+    this.#young.delete(namespace, name);
+    this.#old.delete(namespace, name);
   }
 
   clear(): void {
-    this.#young.clear();
-    this.#old.clear();
+    this.#young = new Generation();
+    this.#old = new Generation();
   }
 
-  #fetchSome(namespace: string, names: string[]): Promise<void> {
+  #fetchSome(namespace: string, names: string[]): Promise<Map<string, ObjectView>> {
     const running = this.#read(namespace, names).finally(() => {
       for (const name of names) this.#fetching.delete(keyOf(namespace, name));
     });
@@ -91,28 +108,34 @@ export class ManifestCache {
     return running;
   }
 
-  async #read(namespace: string, names: string[]): Promise<void> {
+  async #read(namespace: string, names: string[]): Promise<Map<string, ObjectView>> {
     const { entries } = await this.#registry.transact({
       compares: [],
       success: names.map((name) => ({ kind: "get", key: objectPath(namespace, name) })),
       failure: [],
     });
+    const views = new Map<string, ObjectView>();
     names.forEach((name, i) => {
       const entry = entries[i] ?? null;
-      if (entry === null) this.forget(namespace, name);
-      else {
-        const view = new ObjectView(name, entry.modRevision, readManifest(entry));
-        this.#add(keyOf(namespace, name), view);
+      if (entry === null) {
+        this.forget(namespace, name);
+        return;
       }
+      const view = new ObjectView(name, entry.modRevision, readManifest(entry));
+      views.set(name, view);
+      // Of two readings at once the answer of the older one may come last.
+      const known = this.get(namespace, name);
+      if (known === undefined || known.revision < view.revision) this.#add(namespace, view);
     });
+    return views;
   }
 
-  #add(key: string, view: ObjectView): void {
-    this.#old.delete(key);
-    this.#young.set(key, view);
+  #add(namespace: string, view: ObjectView): void {
+    this.#old.delete(namespace, view.name);
+    this.#young.set(namespace, view);
     if (this.#young.size < this.#half) return;
     this.#old = this.#young;
-    this.#young = new Map();
+    this.#young = new Generation();
   }
 }
 

@@ -203,7 +203,7 @@ export class PieceReader implements OsdReadHandler {
       const isSlow = group.hedged && error.code === "OVS_TIMEOUT";
       if (isSlow) {
         this.counters.slowReads++;
-        this.#hedge.tooSlow(osdId, nowMs);
+        this.#hedge.tooSlow(osdId, group.sentMs, nowMs);
       }
       const failure = isSlow ? Failure.Slow : Failure.Down;
       for (let i = 0; i < group.pieces; i++) group.failPiece(i, failure);
