@@ -303,6 +303,7 @@ function addBackend(program: Command, actions: Actions, exit: (code: number) => 
 
 /** Exit code for an error that ended a command, printed to `print`. */
 export function exitCodeOf(error: unknown, print: (text: string) => void): number {
+  if (error instanceof InvalidArgumentError) print(`ovs: ${error.message}`);
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT_OK : EXIT_USAGE;
   if (!(error instanceof StorageError)) throw error;
   print(`ovs: ${error.message}`);

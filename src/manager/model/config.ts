@@ -246,7 +246,15 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
   };
   if (options.vdisk !== undefined) {
     for (const vdisk of given.vdisks) {
-      if (!merged.vdisks.some((old) => old.name === vdisk.name)) merged.vdisks.push(vdisk);
+      const old = merged.vdisks.find((one) => one.name === vdisk.name);
+      if (!old) merged.vdisks.push(vdisk);
+      else if (old.sizeBytes !== vdisk.sizeBytes) {
+        refuse(
+          "--vdisk",
+          `${old.name}:${formatSize(old.sizeBytes)} (grow it with \`ovs vdisk resize\`)`,
+          `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`,
+        );
+      }
     }
   }
   checkWhole(merged);

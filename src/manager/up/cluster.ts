@@ -74,7 +74,10 @@ export class UpCluster {
     progress("registry runs");
 
     const created = await this.startAsds(this.#backend.expected());
-    progress(`${this.config.asds} ASDs run${created > 0 ? `, ${created} new` : ""}`);
+    const running = supervisor
+      .status()
+      .filter((one) => one.role === "asd" && one.state === "running");
+    progress(`${running.length} ASDs run${created > 0 ? `, ${created} new` : ""}`);
 
     await supervisor.add(layout.proxySpec(this.config), START_MS);
     await this.#backend.startClient();
@@ -144,6 +147,15 @@ export class UpCluster {
 
   async #checkCluster(registry: Registry): Promise<void> {
     const mine = parseUuid(this.config.cluster);
+    // A registry without a cluster is a new one, or one that was lost: its manifests are the only
+    // way to what lies on the ASDs, so disks that were formatted must not get an empty registry.
+    if ((await registry.get(CLUSTER_KEY)) === null && (await this.#hasDisks())) {
+      throw new StorageError(
+        "OVS_LOST",
+        `the registry in ${this.layout.data}/registry is empty, but there are formatted disks in ` +
+          `${this.layout.data}/asd: put the registry's folder back, or start anew with another --data`,
+      );
+    }
     await registry.transact({
       compares: [{ key: CLUSTER_KEY, target: "version", is: "=", number: 0 }],
       success: [{ kind: "put", key: CLUSTER_KEY, value: packClusterRecord({ cluster: mine }) }],
@@ -158,6 +170,14 @@ export class UpCluster {
           `${this.config.cluster}: the folders of two clusters were mixed`,
       );
     }
+  }
+
+  async #hasDisks(): Promise<boolean> {
+    const { files } = this.world.disk;
+    for (const name of await files.list(`${this.layout.data}/asd`)) {
+      if (await files.stat(`${this.layout.data}/asd/${name}/identity`)) return true;
+    }
+    return false;
   }
 
   async #ensureVdisks(router: RouterClient, progress: (line: string) => void): Promise<void> {

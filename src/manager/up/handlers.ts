@@ -2,9 +2,10 @@
 // The operations of a one-machine cluster.
 
 import { StorageError } from "../../base/errors.js";
-import { checkName, checkVdiskSize } from "../model/config.js";
+import { ASDS_MAX, checkName, checkVdiskSize } from "../model/config.js";
 import type { BackendStatus, Handlers, VdiskStatus } from "../operations/operations.js";
 import type { UpCluster } from "./cluster.js";
+import type { ProcessStatus } from "./supervisor.js";
 
 /** The handlers of all operations over a running cluster. */
 export function makeHandlers(cluster: UpCluster): Handlers {
@@ -21,7 +22,7 @@ export function makeHandlers(cluster: UpCluster): Handlers {
         processes: cluster.supervisor.status(),
         vdisks,
         asds,
-        backend: { ...backend, health: worst(backend.health, vdisks) },
+        backend: { ...backend, health: worst(backend.health, vdisks, cluster.supervisor.status()) },
         nbd: cluster.layout.nbd(cluster.config),
       };
     },
@@ -34,7 +35,13 @@ export function makeHandlers(cluster: UpCluster): Handlers {
     vdiskInfo: ({ name }) => cluster.router.info(name),
     vdiskResize: async ({ name, sizeBytes }) => {
       checkVdiskSize(sizeBytes);
-      return await cluster.router.resize(name, sizeBytes);
+      const resized = await cluster.router.resize(name, sizeBytes);
+      // A later start must not take the old size for a contradiction.
+      const vdisks = cluster.config.vdisks.map((vdisk) =>
+        vdisk.name === name ? { name, sizeBytes } : vdisk,
+      );
+      await cluster.keep({ ...cluster.config, vdisks });
+      return resized;
     },
     vdiskDelete: async ({ name }) => {
       await cluster.router.remove(name);
@@ -71,13 +78,25 @@ async function vdisksOrNone(cluster: UpCluster): Promise<VdiskStatus[]> {
   }
 }
 
-function worst(health: BackendStatus["health"], vdisks: VdiskStatus[]): BackendStatus["health"] {
+/** A backend that is well does not help while a daemon is down or a vDisk is not served. */
+function worst(
+  health: BackendStatus["health"],
+  vdisks: VdiskStatus[],
+  processes: ProcessStatus[],
+): BackendStatus["health"] {
   if (health !== "ok") return health;
-  return vdisks.every((vdisk) => vdisk.state === "serving") ? "ok" : "degraded";
+  const runs = processes.every((process) => process.state === "running");
+  return runs && vdisks.every((vdisk) => vdisk.state === "serving") ? "ok" : "degraded";
 }
 
 async function addAsds(cluster: UpCluster, count: number) {
   const first = cluster.config.asds;
+  if (first + count > ASDS_MAX) {
+    throw new StorageError(
+      "OVS_INVALID",
+      `there are ${first} ASDs, and ${ASDS_MAX} are possible on one machine`,
+    );
+  }
   const indexes = Array.from({ length: count }, (_, i) => first + i);
   await cluster.startAsds(indexes);
   await cluster.keep({ ...cluster.config, asds: first + count });
