@@ -162,17 +162,35 @@ export class VolumeHost {
     for (const shard of this.#config.shards) {
       const folder = shardFolder(this.#config, shard);
       await this.#world.disk.files.makeFolder(folder);
-      const kv = await this.#world.kv.open(`${folder}/map`, {
-        cacheBytes: KV_CACHE_BYTES,
-        writeBufferBytes: KV_WRITE_BUFFER_BYTES,
-        create: true,
-      });
+      const kv = await this.#openMaps(`${folder}/map`);
       const options = {
         ...shardOptions(this.#config, shard),
         backendFreeShare: () => this.#backend.freeShare,
       };
       const thread = await VolumeThread.create(this.#world, this.#nbd.requests, kv, options);
       this.#shards.set(shard, { kv, thread });
+    }
+  }
+
+  /**
+   * Opens the store of maps. A damaged one is kept beside an empty one: the backend has all that
+   * was in it (P-A1), and each vDisk is rebuilt from there when it is opened.
+   */
+  async #openMaps(path: string): Promise<KvStore> {
+    const options = {
+      cacheBytes: KV_CACHE_BYTES,
+      writeBufferBytes: KV_WRITE_BUFFER_BYTES,
+      create: true,
+    };
+    try {
+      return await this.#world.kv.open(path, options);
+    } catch (error) {
+      if (!(error instanceof StorageError) || error.code !== "OVS_CORRUPT") throw error;
+      const aside = `${path}.damaged`;
+      this.#world.log.error(`${error.message}; kept as ${aside}, rebuilding from the backend`);
+      await this.#world.disk.files.remove(aside);
+      await this.#world.disk.files.rename(path, aside);
+      return await this.#world.kv.open(path, options);
     }
   }
 

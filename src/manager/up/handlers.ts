@@ -115,12 +115,38 @@ function indexOf(cluster: UpCluster, id: string): number {
 
 async function replaceAsd(cluster: UpCluster, id: string) {
   const index = indexOf(cluster, id);
+  const { k } = cluster.config.policy;
+  const others = (await cluster.backend.asds()).filter(
+    (asd) => asd.id !== id && asd.state.startsWith("up"),
+  );
+  if (others.length < k) {
+    throw new StorageError(
+      "OVS_INVALID",
+      `without ${id} only ${others.length} ASDs are up, and ${k} are needed to make its fragments ` +
+        "anew: bring others back first",
+    );
+  }
   await cluster.supervisor.remove(id);
   await cluster.backend.forget(index);
+  await setAside(cluster, index);
   await cluster.startAsds([index]);
   const asd = (await cluster.backend.asds()).find((one) => one.id === id);
   if (!asd) throw new StorageError("OVS_NOT_FOUND", `${id} did not come up`);
   return asd;
+}
+
+/** What lies in a replaced disk's folder is kept beside it: it may be the last copy of something. */
+async function setAside(cluster: UpCluster, index: number): Promise<void> {
+  const { files } = cluster.world.disk;
+  const folder = cluster.layout.asdFolder(index);
+  if ((await files.stat(folder)) === null || (await files.list(folder)).length === 0) return;
+  for (let number = 1; ; number++) {
+    const aside = `${folder}.replaced-${number}`;
+    if ((await files.stat(aside)) !== null) continue;
+    await files.rename(folder, aside);
+    cluster.world.log.warn(`the replaced disk is kept as ${aside}: remove it when all is well`);
+    return;
+  }
 }
 
 async function removeAsd(cluster: UpCluster, id: string) {
