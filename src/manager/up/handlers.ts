@@ -135,7 +135,10 @@ async function replaceAsd(cluster: UpCluster, id: string) {
   return asd;
 }
 
-/** What lies in a replaced disk's folder is kept beside it: it may be the last copy of something. */
+/**
+ * What lies in a replaced disk's folder is kept beside it: it may be the last copy of
+ * something.
+ */
 async function setAside(cluster: UpCluster, index: number): Promise<void> {
   const { files } = cluster.world.disk;
   const folder = cluster.layout.asdFolder(index);
