@@ -104,7 +104,7 @@ const volume = await openVolume(
     isNew: true,
     wasDirty: false,
     acceptLoss: false,
-    batchBytes: null,
+    batchBytes: process.env.BATCH ? Number(process.env.BATCH) : null,
     batchAgeMs: 10_000,
     segmentBytes: null,
   },
@@ -131,10 +131,7 @@ let onIdle: (() => void) | null = null;
 function finished(slot: number): void {
   const now = performance.now();
   if (work === "flush" && requests.kind[slot] === RequestKind.Write) {
-    requests.kind[slot] = RequestKind.Flush;
-    requests.length[slot] = 0;
     done.push(slot);
-    world.turn.request();
     return;
   }
   if (count < times.length) times[count] = now - begun[slot]!;
@@ -144,7 +141,6 @@ function finished(slot: number): void {
 }
 
 /** Requests of a turn are admitted together, as from a socket. */
-world.turn.atEnd(0, () => undefined);
 function pump(): void {
   if (done.length > 0) {
     world.turn.begin();
@@ -154,15 +150,18 @@ function pump(): void {
   if (running > 0) setImmediate(pump);
 }
 
+/** A new request, or with "flush" the flush that follows a write. */
 function begin(slot: number): void {
-  if (requests.kind[slot] !== RequestKind.Flush || work !== "flush") {
+  if (work === "flush" && requests.kind[slot] === RequestKind.Write) {
+    requests.kind[slot] = RequestKind.Flush;
+    requests.length[slot] = 0;
+  } else {
     requests.kind[slot] = work === "dirty" ? RequestKind.Read : RequestKind.Write;
     requests.offset[slot] = next() * CLUSTER_BYTES;
     requests.length[slot] = CLUSTER_BYTES;
     begun[slot] = performance.now();
   }
   volume.admit(slot);
-  if (requests.kind[slot] === RequestKind.Flush) requests.kind[slot] = RequestKind.Flush;
 }
 
 async function phase(forSeconds: number): Promise<void> {
@@ -180,6 +179,10 @@ async function phase(forSeconds: number): Promise<void> {
   await idle;
 }
 
+if (work === "dirty") {
+  // Something to read: a sequential pass over the span, kept in the journal.
+  requests.kind.fill(RequestKind.Write);
+}
 const cpu = process.cpuUsage();
 const start = performance.now();
 await phase(seconds);

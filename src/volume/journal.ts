@@ -106,12 +106,21 @@ export class Journal {
     }
   }
 
-  /** Opens the first segment of this epoch; its name is durable on return (P-A3). */
+  /**
+   * Opens the first segment of this epoch. Its name and its header are durable on return (P-A3), so
+   * that a journal without any header was damaged, whatever the registry says of it.
+   */
   async start(firstSequence: number, sizeBytes: number): Promise<void> {
     await this.#prepareOnce(true);
-    this.#world.turn.begin();
-    this.#openNext(firstSequence, sizeBytes, 0, 0);
-    this.#world.turn.end();
+    const frame = this.#takeNext(firstSequence, sizeBytes, 0, 0);
+    const { open } = this;
+    try {
+      await this.#world.disk.writeAsync(open.file, 0, frame, CLUSTER_BYTES);
+      await this.#world.disk.syncAsync(open.file);
+    } finally {
+      this.#headers.give(frame);
+    }
+    open.headerWritten = true;
   }
 
   get open(): Segment {
@@ -209,7 +218,22 @@ export class Journal {
     this.#next = null;
   }
 
+  /** Switches to the prepared segment; its header leaves with this turn. */
   #openNext(firstSequence: number, sizeBytes: number, hashHeader: number, hashBody: number): void {
+    const frame = this.#takeNext(firstSequence, sizeBytes, hashHeader, hashBody);
+    const { open } = this;
+    this.#headerFrames[open.slot] = frame;
+    open.writesInFlight++;
+    this.#world.disk.write(this.#handler, open.slot, open.file, 0, frame, CLUSTER_BYTES);
+  }
+
+  /** Makes the prepared segment the open one; gives the frame with its header. */
+  #takeNext(
+    firstSequence: number,
+    sizeBytes: number,
+    hashHeader: number,
+    hashBody: number,
+  ): number {
     const next = this.#next;
     assert(next !== null, "the next segment is prepared");
     this.#next = null;
@@ -240,9 +264,7 @@ export class Journal {
       this.#world.arena.bytes,
       frame,
     );
-    this.#headerFrames[next.slot] = frame;
-    next.writesInFlight++;
-    this.#world.disk.write(this.#handler, next.slot, next.file, 0, frame, CLUSTER_BYTES);
+    return frame;
   }
 
   #onDone(tag: number, result: number): void {

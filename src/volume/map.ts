@@ -72,6 +72,7 @@ export class VolumeMap {
   readonly #owner: number;
   /** Held by whoever stores a new mark. */
   readonly #changing = new Semaphore(1);
+  #isCondemned = false;
   readonly scos = new ScoTable();
   mark: MapMark;
   readonly #crcOf: CrcOf;
@@ -119,13 +120,25 @@ export class VolumeMap {
     this.#pages.forgetAll(this.#owner);
   }
 
+  /** The stored map cannot be trusted: without its mark the next start rebuilds it. */
+  async condemn(): Promise<void> {
+    this.#isCondemned = true;
+    const batch = this.#kv.batch();
+    batch.delete(markKey(this.#tree));
+    await this.#kv.write(batch, { sync: true });
+  }
+
+  async #putMark(batch: KvBatch, mark: MapMark, options: { sync: boolean }): Promise<void> {
+    if (this.#isCondemned) throw new StorageError("OVS_CORRUPT", "the map has to be rebuilt");
+    batch.put(markKey(this.#tree), packMapMark(mark));
+    await this.#kv.write(batch, options);
+  }
+
   /** Stores the number of the last checkpoint; `sync`: with everything before it, durably. */
   async writeMark(change: { checkpointNumber: number }, options: { sync: boolean }): Promise<void> {
     await this.#changing.with(async () => {
       this.mark = { ...this.mark, ...change };
-      const batch = this.#kv.batch();
-      batch.put(markKey(this.#tree), packMapMark(this.mark));
-      await this.#kv.write(batch, options);
+      await this.#putMark(this.#kv.batch(), this.mark, options);
     });
   }
 
@@ -199,9 +212,8 @@ export class VolumeMap {
       scoIdLast,
     };
     const batch = this.#kv.batch();
-    batch.put(markKey(this.#tree), packMapMark(mark));
     this.#putScos(batch);
-    await this.#kv.write(batch, { sync: false });
+    await this.#putMark(batch, mark, { sync: false });
     this.mark = mark;
   }
 
@@ -266,8 +278,7 @@ export class VolumeMap {
   async restored(mark: MapMark): Promise<void> {
     const batch = this.#kv.batch();
     this.#putScos(batch);
-    batch.put(markKey(this.#tree), packMapMark(mark));
-    await this.#kv.write(batch, { sync: true });
+    await this.#putMark(batch, mark, { sync: true });
     this.mark = mark;
   }
 
@@ -331,6 +342,8 @@ export class VolumeMap {
     pages: readonly number[],
   ): Promise<void> {
     await this.#loadWork(pages);
+    // Bits that are set now are those of a stored delta.
+    const hadDelta = pages.map((_, i) => hasBits(this.#workBits, i * BITS_WORDS));
     let at = 0;
     for (let i = from; i < to; i++) {
       const cluster = changes.cluster(i);
@@ -338,7 +351,8 @@ export class VolumeMap {
       this.#change(at, cluster % PAGE_ENTRIES, changes, i);
     }
     const batch = this.#kv.batch();
-    for (let i = 0; i < pages.length; i++) this.#store(batch, pages[i]!, this.#workView(i));
+    for (let i = 0; i < pages.length; i++)
+      this.#store(batch, pages[i]!, this.#workView(i), hadDelta[i]!);
     this.#putScos(batch);
     await this.#kv.write(batch, { sync: false });
     for (let i = 0; i < pages.length; i++) this.#publish(pages[i]!, i);
@@ -388,7 +402,7 @@ export class VolumeMap {
     return { words: this.#work, at: i * PAGE_WORDS, bits: this.#workBits, bitsAt: i * BITS_WORDS };
   }
 
-  #store(batch: KvBatch, page: number, view: PageView): void {
+  #store(batch: KvBatch, page: number, view: PageView, hadDelta: boolean): void {
     const stored = encodePage(view, this.#crcOf);
     const changesKey = pageKey(this.#tree, 0, page, DELTA_CHANGES);
     if (stored.keepBase) {
@@ -399,7 +413,7 @@ export class VolumeMap {
     const baseKey = pageKey(this.#tree, 0, page, DELTA_BASE);
     if (stored.base === null) batch.delete(baseKey);
     else batch.put(baseKey, stored.base);
-    batch.delete(changesKey);
+    if (hadDelta) batch.delete(changesKey);
   }
 
   /** The page cache sees a page as it is stored now. */
@@ -509,6 +523,11 @@ function zeroChanges(first: number, end: number): Changes {
     crc: () => 0,
     from: null,
   };
+}
+
+function hasBits(bits: Uint32Array, at: number): boolean {
+  for (let i = 0; i < BITS_WORDS; i++) if (bits[at + i] !== 0) return true;
+  return false;
 }
 
 function collectIds(view: PageView, ids: number[]): void {

@@ -173,19 +173,23 @@ async function journalFolder(thread: VolumeThread, config: VolumeConfig): Promis
   const stat = await files.stat(folder);
   const names = stat === null ? [] : await files.list(folder);
   const isThere = names.some((name) => name.endsWith(".seg"));
-  if (!isThere && !config.isNew && config.wasDirty && !config.acceptLoss) {
-    throw new StorageError(
-      "OVS_LOST",
-      `the journal of ${config.name} (${folder}) is gone, and writes were acknowledged that are not in ` +
-        "the backend. Bring it back, or go on without them by `ovs vdisk recover --accept-loss`",
-    );
-  }
+  if (!isThere && !config.isNew) refuseLoss(config, `is gone (${folder})`);
   if (stat === null) {
     await files.makeFolder(folder);
     await files.syncFolder(parent);
     await files.syncFolder(config.dir);
   }
   return folder;
+}
+
+/** OVS_LOST when the registry says that the journal is needed, unless that is accepted. */
+function refuseLoss(config: VolumeConfig, what: string): void {
+  if (!config.wasDirty || config.acceptLoss) return;
+  throw new StorageError(
+    "OVS_LOST",
+    `the journal of ${config.name} ${what}, and writes were acknowledged that are not in the ` +
+      "backend. Bring it back, or go on without them by `ovs vdisk recover --accept-loss`",
+  );
 }
 
 async function recover(
@@ -218,6 +222,9 @@ async function recover(
         "OVS_FENCED",
         `the journal of ${config.name} has epoch ${recovered.epochLast}, not older than the claimed ${config.epoch}`,
       );
+    }
+    if (recovered.epochLast === 0 && !config.isNew) {
+      refuseLoss(config, `has no segment with a right header (${parts.folder})`);
     }
     thread.world.log.info("journal recovered", {
       vdisk: config.name,

@@ -416,7 +416,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       "corrupt",
       `the map in the local store is damaged (${reason}); it is rebuilt at the next start`,
     );
-    void this.map.wipe();
+    void this.map.condemn();
   }
 
   // Control

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vDisk and its backend: rebuilding, lost journals, checkpoints, reclaim, back-pressure, resize.
 
-import { rmSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import t from "tap";
-import { StorageError } from "../../src/base/errors.js";
+import { hasCode, messageOf, StorageError } from "../../src/base/errors.js";
 import { CLUSTER_BYTES, KIB, MIB } from "../../src/base/units.js";
 import { RequestFlag } from "../../src/nbd/target.js";
+import { DELTA_BASE, pageKey } from "../../src/volume/page.js";
 import { Client } from "./client.js";
-import { Host, NAMESPACE, Seeded, until } from "./fixture.js";
+import { Host, NAMESPACE, Seeded, until, VDISK_ID } from "./fixture.js";
 
 t.setTimeout(280_000);
 const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
@@ -327,5 +328,93 @@ t.test("several vDisks share a thread without mixing", async (t) => {
     t.equal((await clients[i]!.read(MIB + i * 512, 1))[0], 0);
   }
   for (const volume of volumes.slice(0, -1)) await volume.stop();
+  await host.stop();
+});
+
+t.test("a damaged map page is never served: the vDisk halts and the map is rebuilt", async (t) => {
+  const host = makeHost(t);
+  await host.start();
+  await host.client.write(0, new Uint8Array(8 * CLUSTER_BYTES).fill(6));
+  await host.volume.sync(10_000);
+  const key = pageKey(VDISK_ID, 0, 0, DELTA_BASE);
+  const page = await host.kv.get(key);
+  const damaged = page!.slice();
+  damaged[20]! ^= 4;
+  const batch = host.kv.batch();
+  batch.put(key, damaged);
+  await host.kv.write(batch, { sync: false });
+  host.thread.dropCaches();
+  host.thread.pages.forget(host.volume.owner, 0);
+  await t.rejects(host.client.read(0, 1), { code: "OVS_CORRUPT" });
+  t.equal(host.volume.status().state, "halted");
+  t.match(host.volume.status().reason, /map/);
+  await host.stop();
+  await host.start();
+  t.equal((await host.client.read(CLUSTER_BYTES * 7, 1))[0], 6);
+  await host.stop();
+});
+
+t.test(
+  `a journal cut at any length is recovered or refused, never garbage (${seed})`,
+  async (t) => {
+    const host = makeHost(t);
+    const random = new Seeded(seed + 6);
+    await host.start();
+    for (let i = 0; i < 20; i++) {
+      await host.client.write(i * CLUSTER_BYTES, new Uint8Array(CLUSTER_BYTES).fill(i + 1));
+    }
+    await host.client.flush();
+    await host.crash();
+    const [name] = readdirSync(host.journalFolder).filter((file) => file.endsWith(".seg"));
+    const path = `${host.journalFolder}/${name}`;
+    const whole = readFileSync(path);
+    for (let n = 0; n < 12; n++) {
+      const length = n === 0 ? 0 : n === 1 ? 4095 : random.below(45 * CLUSTER_BYTES);
+      truncateSync(path, length);
+      host.rebooted = n % 2 === 0;
+      const refused = await host.start().then(
+        () => null,
+        (error: unknown) => error,
+      );
+      if (refused === null) {
+        const content = await host.client.read(0, 20 * CLUSTER_BYTES);
+        const values = Array.from({ length: 20 }, (_, i) => content[i * CLUSTER_BYTES]);
+        const count = values.indexOf(0) < 0 ? 20 : values.indexOf(0);
+        t.same(
+          values,
+          Array.from({ length: 20 }, (_, i) => (i < count ? i + 1 : 0)),
+          `${length}`,
+        );
+        await host.crash();
+      } else {
+        const isRight = hasCode(refused, "OVS_CORRUPT") || hasCode(refused, "OVS_LOST");
+        t.ok(isRight, `${length} bytes: ${messageOf(refused)}`);
+      }
+      t.equal(length < CLUSTER_BYTES, hasCode(refused, "OVS_LOST"), "without a header it is lost");
+      for (const file of readdirSync(host.journalFolder)) rmSync(`${host.journalFolder}/${file}`);
+      writeFileSync(path, whole);
+    }
+  },
+);
+
+t.test("segments from before the map's epoch are evidence, not replayed", async (t) => {
+  const host = makeHost(t);
+  await host.start();
+  await host.client.write(0, new Uint8Array(CLUSTER_BYTES).fill(1));
+  await host.client.write(0, new Uint8Array(CLUSTER_BYTES).fill(2));
+  await host.crash();
+  const kept = `${host.dir}/kept`;
+  cpSync(host.journalFolder, kept, { recursive: true });
+  // Another life, in which the second record never was.
+  rmSync(host.journalFolder, { recursive: true });
+  await host.start({ acceptLoss: true });
+  await host.client.write(0, new Uint8Array(CLUSTER_BYTES).fill(3));
+  await host.volume.sync(10_000);
+  await host.stop();
+  rmSync(host.journalFolder, { recursive: true });
+  cpSync(kept, host.journalFolder, { recursive: true });
+  await host.start();
+  t.equal((await host.client.read(0, 1))[0], 3);
+  t.ok(readdirSync(host.journalFolder).some((name) => name.endsWith(".evidence")));
   await host.stop();
 });
