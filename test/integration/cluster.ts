@@ -73,6 +73,15 @@ export interface ProcessRow {
   restarts: number;
 }
 
+/**
+ * SIGKILL for one process. A daemon that is just being restarted has the pid 0 in the status, and
+ * for the kernel 0 means the caller's whole process group: every test that runs, and its runner.
+ */
+export function killHard(pid: number): void {
+  if (pid <= 1) throw new Error(`${pid} is no process to kill`);
+  process.kill(pid, "SIGKILL");
+}
+
 /** SHA-256 of a file, by the system's tool. */
 export async function sha256(path: string): Promise<string> {
   return (await must("sha256sum", [path])).slice(0, 64);
@@ -192,7 +201,7 @@ export class Cluster {
   async kill(id: string): Promise<number> {
     const row = (await this.processes()).find((process) => process.id === id);
     if (!row || row.pid === 0) throw new Error(`no process ${id}`);
-    process.kill(row.pid, "SIGKILL");
+    killHard(row.pid);
     return row.pid;
   }
 

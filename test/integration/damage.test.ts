@@ -7,7 +7,7 @@ import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { findRecords, flipBit } from "../volume/damage.js";
-import { Cluster, must, until } from "./cluster.js";
+import { Cluster, killHard, must, until } from "./cluster.js";
 import { backendOf, whole } from "./disks.js";
 import { Dice } from "./load.js";
 import { NbdClient } from "./nbdclient.js";
@@ -139,7 +139,7 @@ t.test(`a flipped byte in the journal is refused or harmless (SEED=${SEED})`, as
   await cluster.killSupervisor();
   if (router) {
     try {
-      process.kill(router.pid, "SIGKILL");
+      killHard(router.pid);
     } catch {
       // Its parent's end has ended it.
     }

@@ -3,7 +3,7 @@
 // a short form); `npm run soak` runs the long one. The seed is printed, SEED takes it back.
 
 import t from "tap";
-import { Cluster, type ProcessRow, until } from "./cluster.js";
+import { Cluster, killHard, type ProcessRow, until } from "./cluster.js";
 import { Dice, VerifiedLoad } from "./load.js";
 
 t.setTimeout(1_200_000);
@@ -71,8 +71,8 @@ async function killOne(cluster: Cluster, dice: Dice): Promise<void> {
     return;
   }
   const rows: ProcessRow[] = await cluster.processes();
-  const alive = rows.filter((row) => row.state === "running");
+  const alive = rows.filter((row) => row.state === "running" && row.pid > 0);
   const row = alive[dice.below(alive.length)];
   if (!row) return;
-  process.kill(row.pid, "SIGKILL");
+  killHard(row.pid);
 }

@@ -6,7 +6,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
-import { Cluster, must, until } from "./cluster.js";
+import { Cluster, killHard, must, until } from "./cluster.js";
 import { NbdClient } from "./nbdclient.js";
 
 t.setTimeout(1_200_000);
@@ -28,11 +28,11 @@ async function infoOf(cluster: Cluster): Promise<VdiskRow> {
 
 /** Ends everything at once, as a power loss does; resolves when no process of it lives. */
 async function killAll(cluster: Cluster): Promise<void> {
-  const rows = await cluster.processes();
+  const rows = (await cluster.processes()).filter((row) => row.pid > 0);
   await cluster.killSupervisor();
   for (const { pid } of rows) {
     try {
-      process.kill(pid, "SIGKILL");
+      killHard(pid);
     } catch {
       // Its parent's end has ended it.
     }
