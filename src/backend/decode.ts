@@ -251,12 +251,17 @@ async function rebuild(host: ReadHost, job: Job): Promise<void> {
   const { view, wanted, bytes } = job;
   host.counters.decodedPieces += wanted.length;
   host.counters.decodedBytes += wanted.length * bytes;
-  await host.world.codec.rebuild(
-    view,
-    job.have,
-    job.haveAt,
-    wanted.map((piece) => piece.fragment),
-    wanted.map((piece) => piece.into),
-    bytes,
-  );
+  // The same range may be wanted many times in one call; the codec takes k + m at a time.
+  const most = view.k + view.m;
+  for (let first = 0; first < wanted.length; first += most) {
+    const some = wanted.slice(first, first + most);
+    await host.world.codec.rebuild(
+      view,
+      job.have,
+      job.haveAt,
+      some.map((piece) => piece.fragment),
+      some.map((piece) => piece.into),
+      bytes,
+    );
+  }
 }
