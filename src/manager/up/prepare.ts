@@ -20,6 +20,7 @@ import type { Layout } from "./layout.js";
 const CONFIG_BYTES_MAX = 4 * MIB;
 /** Room for the registry, indexes and logs beside what was asked for. */
 const SPARE_BYTES = 256 * MIB;
+const ADDRESS_WAIT_MS = 3000;
 
 /** A folder that is ours until `lock.release()`, and how to start it. */
 export interface Prepared {
@@ -52,7 +53,7 @@ export async function prepare(
       : newConfig(options, freshUuid(world), host.cpus);
     const warnings = kept ? [] : await checkRoom(world, layout, config);
     for (const address of layout.nbd(config)) {
-      const taken = await host.addressTaken(address);
+      const taken = await takenForLong(world, address, host.addressTaken);
       if (taken) throw new StorageError("OVS_INVALID", `${taken}: choose another with --nbd`);
     }
     for (const folder of [layout.run, layout.logs, `${layout.data}/asd`])
@@ -77,6 +78,20 @@ async function takeFolder(world: World, layout: Layout): Promise<Prepared["lock"
       );
     }
     throw new StorageError("OVS_INVALID", `${layout.data} cannot be used: ${error.message}`);
+  }
+}
+
+/** Daemons of a supervisor that was killed die after it: a taken address is looked at again. */
+async function takenForLong(
+  world: World,
+  address: string,
+  addressTaken: (address: string) => Promise<string | null>,
+): Promise<string | null> {
+  const untilMs = world.clock.nowMs() + ADDRESS_WAIT_MS;
+  for (;;) {
+    const taken = await addressTaken(address);
+    if (taken === null || world.clock.nowMs() > untilMs) return taken;
+    await world.clock.sleep(100);
   }
 }
 

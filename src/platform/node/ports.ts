@@ -27,6 +27,11 @@ export async function addressTaken(address: string): Promise<string | null> {
 async function socketTaken(path: string): Promise<string | null> {
   return await new Promise((resolve) => {
     const socket = connect(path);
+    // A process that is just dying may leave a connect without an answer.
+    socket.setTimeout(1000, () => {
+      socket.destroy();
+      resolve(`unix:${path} is held by a program that does not answer`);
+    });
     socket.once("connect", () => {
       socket.destroy();
       resolve(`unix:${path} is in use by another program`);
