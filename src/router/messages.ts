@@ -12,7 +12,6 @@ export const RouterOperation = {
   Sync: 6,
   Recover: 7,
   DropCaches: 8,
-  Status: 9,
 } as const;
 
 const count = z.number().int().nonnegative();
