@@ -20,13 +20,21 @@ function tell(message: { kind: "ready" | "failed"; message?: string }): Promise<
   });
 }
 
+function dieHard(): void {
+  process.kill(process.pid, "SIGKILL");
+}
+
 /**
  * Runs a daemon until SIGTERM or SIGINT; resolves with the exit code. A daemon whose supervisor
  * dies ends at once, as by a crash: what it acknowledged is durable, and a new supervisor must be
  * able to take its directory.
  */
 export async function runDaemon(name: string, daemon: Daemon): Promise<number> {
-  if (supervised()) process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));
+  if (supervised()) {
+    process.once("disconnect", dieHard);
+    // It may have died while this program was loading, when nobody listened for it yet.
+    if (!process.connected) dieHard();
+  }
   const stopped = new Promise<void>((resolve) => {
     process.once("SIGTERM", resolve);
     process.once("SIGINT", resolve);

@@ -3,6 +3,7 @@
 // that tests need. Every process is ended by its pid.
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -171,10 +172,13 @@ export class Cluster {
     if (code !== 0) throw new Error(`ovs up ended with ${code}:\n${this.#output}`);
   }
 
-  /** SIGKILL for the supervisor. */
+  /** SIGKILL for the supervisor; does not wait for its daemons, which must end by themselves. */
   async killSupervisor(): Promise<void> {
-    this.#child?.kill("SIGKILL");
-    await this.#exit;
+    const child = this.#child;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const gone = once(child, "exit");
+    child.kill("SIGKILL");
+    await gone;
   }
 
   /** Runs the command line against this cluster. */
@@ -219,7 +223,7 @@ export class Cluster {
     return (await stat(path).catch(() => null)) ? await readFile(path, "utf8") : "";
   }
 
-  /** Ends everything and removes the folder. */
+  /** Ends everything and removes the folder, unless OVS_KEEP asks for it. */
   async destroy(): Promise<void> {
     if (this.#child && this.#child.exitCode === null && this.#child.signalCode === null) {
       this.#child.kill("SIGTERM");
@@ -227,6 +231,6 @@ export class Cluster {
       await this.#exit;
       clearTimeout(timer);
     }
-    await rm(this.dir, { recursive: true, force: true });
+    if (!process.env.OVS_KEEP) await rm(this.dir, { recursive: true, force: true });
   }
 }

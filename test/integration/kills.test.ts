@@ -65,7 +65,7 @@ t.test(`what was acknowledged survives ${KILLS} kills (SEED=${SEED})`, async (t)
 
 /** Kills the supervisor now and then, else one of its daemons. */
 async function killOne(cluster: Cluster, dice: Dice): Promise<void> {
-  if (dice.below(8) === 0) {
+  if (dice.below(6) === 0) {
     await cluster.killSupervisor();
     await cluster.up();
     return;

@@ -88,7 +88,11 @@ export class VerifiedLoad {
 
   start(queueDepth: number): void {
     this.#stopping = false;
-    this.#runners = Array.from({ length: queueDepth }, () => this.#run());
+    this.#runners = Array.from({ length: queueDepth }, () =>
+      this.#run().catch((error: unknown) => {
+        this.wrong.push(`the load ended: ${String(error)}`);
+      }),
+    );
   }
 
   /** Stops after what is in flight. */
