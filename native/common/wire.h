@@ -127,7 +127,7 @@ static_assert(offsetof(RecoveryHeader, header_crc) == 48);
 
 // frame: Frames between daemons.
 inline constexpr uint64_t FRAME_META_BYTES_MAX = 65536;  // longest meta
-inline constexpr uint64_t FRAME_PAYLOAD_BYTES_MAX = 67108864;  // longest payload
+inline constexpr uint64_t FRAME_PAYLOAD_BYTES_MAX = 69206016;  // longest payload: an object of 64 MiB, its checksums and what is committed with it
 
 enum class FrameKind : uint8_t {
   Request = 0,  // waits for a response with the same request id

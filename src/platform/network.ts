@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Framed connections between daemons. A frame is a fixed header, a small `meta` (control fields,
-// ≤ 64 KiB) and a payload (≤ 64 MiB) that lies in the arena on both sides and is never copied in
+// ≤ 64 KiB) and a payload (≤ 66 MiB) that lies in the arena on both sides and is never copied in
 // JavaScript. What is staged in a turn leaves in one system call per connection at its end.
 //
 // Receiving: a payload of a frame with a request id for which `expect` was called lands directly
@@ -8,8 +8,11 @@
 // which belongs to the handler until it calls `release`; while the pool has no room the socket is
 // not read. A bad frame (magic, version, checksum, length) ends the connection with a reason.
 
-export const META_BYTES_MAX = 64 * 1024;
-export const PAYLOAD_BYTES_MAX = 64 * 1024 * 1024;
+import { FRAME_META_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX } from "../wire/generated/frame.js";
+
+export const META_BYTES_MAX = FRAME_META_BYTES_MAX;
+/** An object of the largest size goes to a proxy in one frame, with all that belongs to it. */
+export const PAYLOAD_BYTES_MAX = FRAME_PAYLOAD_BYTES_MAX;
 
 /** Addresses: `unix:/absolute/path` or `tcp:host:port`. */
 export type Address = string;

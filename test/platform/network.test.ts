@@ -28,7 +28,7 @@ t.comment(`SEED=${seed}`);
 t.teardown(() => folder.remove());
 
 function makeSide(): Side & { world: SocketWorld } {
-  const world = socketWorld(144, CONTRACT_POOL_BYTES / MIB - 64);
+  const world = socketWorld(148, CONTRACT_POOL_BYTES / MIB - 64);
   const memory = world.arena.region(72 * MIB, "test");
   return { network: world.network, arena: world.arena, memory, world };
 }

@@ -236,7 +236,7 @@ void TestDamage() {
   OVS_CHECK(changed(offsetof(FrameHeader, kind) - 2, 0x0003'0001u) == Fault::Kind);
   OVS_CHECK(changed(offsetof(FrameHeader, request_id) + 4, 1u << 21) == Fault::Kind);
   OVS_CHECK(changed(offsetof(FrameHeader, meta_bytes), 65537) == Fault::Length);
-  OVS_CHECK(changed(offsetof(FrameHeader, payload_bytes), (64 << 20) + 1) == Fault::Length);
+  OVS_CHECK(changed(offsetof(FrameHeader, payload_bytes), (66 << 20) + 1) == Fault::Length);
   OVS_CHECK(changed(offsetof(FrameHeader, payload_bytes), 9999) == Fault::Length);
   OVS_CHECK(changed(offsetof(FrameHeader, length), 1) == Fault::Length);
   OVS_CHECK(changed(offsetof(FrameHeader, version), 2) == Fault::Version);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frames between daemons. The addon `transport` writes and checks them; JavaScript never does.
 //
-//   | header, 64 bytes | meta, ≤ 64 KiB | payload, ≤ 64 MiB |
+//   | header, 64 bytes | meta, ≤ 64 KiB | payload, ≤ 66 MiB |
 //
 // Lengths are checked before memory is taken, the header's CRC before its lengths are believed.
 
@@ -36,7 +36,7 @@ const FrameHeader = f.format({
     requestId: f.u64("pairs request and response; unique per connection and direction"),
     timeoutMs: f.u32("milliseconds that the sender still waits; 0: no limit"),
     metaBytes: f.u32("bytes of meta, at most 64 KiB"),
-    payloadBytes: f.u32("bytes of payload, at most 64 MiB"),
+    payloadBytes: f.u32("bytes of payload, at most 66 MiB"),
     metaCrc: f.u32("CRC-32C of meta"),
     reserved1: f.reservedTo(52),
     length: f.length("64 + bytes of meta + bytes of payload"),
@@ -50,7 +50,10 @@ export default f.area({
   purpose: "Frames between daemons.",
   constants: {
     FRAME_META_BYTES_MAX: { value: 64 * 1024, doc: "longest meta" },
-    FRAME_PAYLOAD_BYTES_MAX: { value: 64 * 1024 * 1024, doc: "longest payload" },
+    FRAME_PAYLOAD_BYTES_MAX: {
+      value: 66 * 1024 * 1024,
+      doc: "longest payload: an object of 64 MiB, its checksums and what is committed with it",
+    },
   },
   codes: [FrameKind, FramePriority],
   parts: [FrameHeader],

@@ -7,8 +7,8 @@ import { type HeaderLayout, Reader, Writer, closeFormat, openFormat } from "../r
 
 /** longest meta */
 export const FRAME_META_BYTES_MAX = 65536;
-/** longest payload */
-export const FRAME_PAYLOAD_BYTES_MAX = 67108864;
+/** longest payload: an object of 64 MiB, its checksums and what is committed with it */
+export const FRAME_PAYLOAD_BYTES_MAX = 69206016;
 
 export const FrameKind = {
   /** waits for a response with the same request id */
@@ -44,7 +44,7 @@ export interface FrameHeader {
   timeoutMs: number;
   /** bytes of meta, at most 64 KiB. */
   metaBytes: number;
-  /** bytes of payload, at most 64 MiB. */
+  /** bytes of payload, at most 66 MiB. */
   payloadBytes: number;
   /** CRC-32C of meta. */
   metaCrc: number;
