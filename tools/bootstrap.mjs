@@ -17,6 +17,7 @@ const COMMANDS = {
   test: { groups: ["build", "test", "check", "vm"], run: testCommand },
   check: { groups: ["build", "check"], run: (args) => script("tools/check.mjs", args) },
   perf: { groups: ["build", "test"], run: (args) => script("dist/perf/run.js", args) },
+  soak: { groups: ["build", "test"], run: (args) => script("tools/soak.mjs", args) },
   "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
   fuzz: {
     groups: ["build", "check"],
