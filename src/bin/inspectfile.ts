@@ -51,7 +51,13 @@ export async function inspectFile(world: World, path: string, print: Print): Pro
   else if (magic === TLOG_MAGIC_U32) inspectTlog(bytes, print);
   else if (magic === CHECKPOINT_MAGIC_U32) inspectCheckpoint(bytes, print);
   else if (magic === MAP_MARK_MAGIC_U32) print("the mark of a map", plain(decodeMapMark(bytes)));
-  else inspectSco(bytes, path, print);
+  else if (path.endsWith(".seg") && isZero(bytes, CLUSTER_BYTES)) {
+    print("journal segment that is made ready: nothing was written to it yet", { prepared: true });
+  } else inspectSco(bytes, path, print);
+}
+
+function isZero(bytes: Uint8Array, count: number): boolean {
+  return bytes.subarray(0, count).every((byte) => byte === 0);
 }
 
 /** The file's bytes, in the arena. */

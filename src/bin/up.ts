@@ -3,10 +3,12 @@
 
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { messageOf, StorageError } from "../base/errors.js";
 import { MIB } from "../base/units.js";
+import { startLines } from "../manager/cli/lines.js";
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE } from "../manager/cli/program.js";
-import type { ClusterConfig, UpOptions } from "../manager/model/config.js";
+import type { UpOptions } from "../manager/model/config.js";
 import { UpCluster } from "../manager/up/cluster.js";
 import { Layout } from "../manager/up/layout.js";
 import { prepare } from "../manager/up/prepare.js";
@@ -29,7 +31,7 @@ export async function upMain(options: UpOptions): Promise<number> {
   const layout = new Layout(resolve(options.data));
   const early = createWorld({ name: "up", arenaBytes: MIB, terminal: "warn" });
   const host = { cpus: availableParallelism(), addressTaken };
-  const { config, lock, warnings } = await prepare(early, layout, options, host);
+  const { config, lock, warnings, asked } = await prepare(early, layout, options, host);
   for (const warning of warnings) say(`note: ${warning}`);
 
   const world = createWorld({
@@ -38,15 +40,17 @@ export async function upMain(options: UpOptions): Promise<number> {
     logTo: layout.logs,
     terminal: "warn",
   });
-  const program = new URL("./ovs.js", import.meta.url).pathname;
-  const cluster = new UpCluster(world, new NodeProcesses(program), layout, config);
+  const program = fileURLToPath(new URL("./ovs.js", import.meta.url));
+  const command = fileURLToPath(new URL("../../../ovs", import.meta.url));
+  const cluster = new UpCluster(world, new NodeProcesses(program), layout, config, asked);
   let code = EXIT_OK;
   try {
     const started = cluster.start(say);
     // A signal during the start ends it: what was started is stopped in order.
     const first = await Promise.race([started.then(() => "started" as const), stopped]);
     if (first === "started") {
-      say(helpText(layout, config));
+      const nbd = layout.nbd(config);
+      say(startLines({ command, data: layout.data, nbd, vdisk: config.vdisks[0] ?? null }));
       say("ready");
       await stopped;
     } else started.catch(() => undefined);
@@ -61,31 +65,4 @@ export async function upMain(options: UpOptions): Promise<number> {
   await early.stop();
   if (code === EXIT_OK) say("stopped");
   return code;
-}
-
-/** Lines to copy and paste for the first vDisk. */
-function helpText(layout: Layout, config: ClusterConfig): string {
-  const name = config.vdisks[0]?.name;
-  if (!name) return "no vDisk yet: ovs vdisk create NAME SIZE";
-  const lines: string[] = [];
-  for (const address of layout.nbd(config)) {
-    if (address.startsWith("unix:")) {
-      const path = address.slice(5);
-      const uri = `nbd+unix:///${name}?socket=${path}`;
-      lines.push(
-        `  fio         fio --name=t --ioengine=nbd --uri='${uri}' --rw=randwrite --bs=4k --iodepth=32 --size=1G`,
-        `  copy        nbdcopy disk.img '${uri}'`,
-        `  qemu        qemu-system-x86_64 … -drive file='${uri}',format=raw,cache=none,discard=unmap`,
-        `  nbd-client  nbd-client -unix ${path} /dev/nbd0 -N ${name}`,
-      );
-    } else {
-      const at = address.lastIndexOf(":");
-      const host = address.slice(4, at);
-      const port = address.slice(at + 1);
-      lines.push(
-        `  nbd-client  nbd-client ${host} ${port} /dev/nbd0 -N ${name}   (URI nbd://${host}:${port}/${name})`,
-      );
-    }
-  }
-  return `\n${lines.join("\n")}\n  status      ovs status --data ${layout.data}\n`;
 }

@@ -10,7 +10,7 @@
 import { alignDown, parseUuid } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
 import { Semaphore, settleAll } from "../base/sync.js";
-import { CLUSTER_BYTES } from "../base/units.js";
+import { CLUSTER_BYTES, formatSize } from "../base/units.js";
 import { discardTicket, NbdListener, type NbdTicket } from "../nbd/listener.js";
 import type { Address } from "../platform/network.js";
 import type { Threads } from "../platform/threads.js";
@@ -401,7 +401,7 @@ export class RouterDaemon {
     if (sizeBytes < before) {
       throw new StorageError(
         "OVS_INVALID",
-        `${name} has ${before} bytes; it can only grow, because a smaller size would cut data off`,
+        `${name} has ${formatSize(before)}; it can only grow, because a smaller size would cut data off`,
       );
     }
     if (sizeBytes > before) {

@@ -188,7 +188,8 @@ function refuseLoss(config: VolumeConfig, what: string): void {
   throw new StorageError(
     "OVS_LOST",
     `the journal of ${config.name} ${what}, and writes were acknowledged that are not in the ` +
-      "backend. Bring it back, or go on without them by `ovs vdisk recover --accept-loss`",
+      `backend. Bring it back, or go on without them by \`ovs vdisk recover ${config.name} ` +
+      "--accept-loss`",
   );
 }
 

@@ -397,7 +397,8 @@ export class Recovery {
     if (!this.#options.acceptLoss) {
       throw new StorageError(
         "OVS_CORRUPT",
-        `${text}: refused; \`ovs vdisk recover --accept-loss\` goes on without them`,
+        `${text}: refused; \`ovs vdisk recover ${this.#options.name} --accept-loss\` goes on ` +
+          "without them",
       );
     }
     this.#world.log.error(`${text}: given up as the operator accepted`);

@@ -102,6 +102,13 @@ export function backendText(backend: BackendStatus): string {
   ].join("\n");
 }
 
+/** How many ASDs may be lost, in words; null: nothing is stored, so all of them. */
+export function lossesText(spareMin: number | null): string {
+  if (spareMin === null) return "any number of ASDs";
+  const losses = Math.max(0, spareMin);
+  return losses === 1 ? "1 ASD" : `${losses} ASDs`;
+}
+
 /** What a verify found and mended, for people. */
 export function verifyText(report: VerifyReport): string {
   const rows: Array<[string, number | string]> = [
@@ -117,7 +124,7 @@ export function verifyText(report: VerifyReport): string {
     ["repaired", report.repaired],
     ["lacking", report.lacking],
     ["unreadable", report.unreadable],
-    ["survives", `the loss of ${report.spareMin ?? "any number of"} ASDs`],
+    ["survives", `the loss of ${lossesText(report.spareMin)}`],
   ];
   const lines = rows.map(([name, value]) => `${name.padEnd(12)}${value}`);
   lines.push(...report.samples.map((sample) => `  ${sample}`));

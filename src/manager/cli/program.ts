@@ -9,7 +9,15 @@ import type { UpOptions } from "../model/config.js";
 import { checkName, checkVdiskSize } from "../model/config.js";
 import type { Operation } from "../operations/operations.js";
 import { OPERATIONS } from "../operations/operations.js";
-import { asdTable, backendText, humanSize, table, vdiskTable, verifyText } from "./output.js";
+import {
+  asdTable,
+  backendText,
+  humanSize,
+  lossesText,
+  table,
+  vdiskTable,
+  verifyText,
+} from "./output.js";
 
 export const EXIT_OK = 0;
 export const EXIT_FAILED = 1;
@@ -210,7 +218,7 @@ function addVdisk(program: Command, actions: Actions, exit: (code: number) => vo
       actions.print(
         options.json
           ? JSON.stringify(result, null, 2)
-          : `${name} is ${words}: the loss of ${Math.max(0, result.spareMin)} ASDs is survived`,
+          : `${name} is ${words}: the loss of ${lossesText(result.spareMin)} is survived`,
       );
       exit(result.full ? EXIT_OK : EXIT_DEGRADED);
     });
@@ -218,7 +226,9 @@ function addVdisk(program: Command, actions: Actions, exit: (code: number) => vo
     .option("--accept-loss", "give up what was only in the lost journal")
     .action(async (name: string, options: Common & { acceptLoss?: boolean }) => {
       const input = { name, acceptLoss: options.acceptLoss === true };
-      show(options.json, [await actions.call(options.data, OPERATIONS.vdiskRecover, input)]);
+      const status = await actions.call(options.data, OPERATIONS.vdiskRecover, input);
+      show(options.json, [status]);
+      exit(status.state === "serving" ? EXIT_OK : EXIT_DEGRADED);
     });
 }
 
@@ -260,7 +270,8 @@ function addAsd(program: Command, actions: Actions): void {
     },
   );
   one("replace <id>", OPERATIONS.asdReplace.summary).action(async (id: string, options: Common) => {
-    show(options, [await actions.call(options.data, OPERATIONS.asdReplace, { id })]);
+    const asd = await actions.call(options.data, OPERATIONS.asdReplace, { id });
+    actions.print(options.json ? JSON.stringify(asd, null, 2) : asdTable([asd]));
   });
   one("remove <id>", OPERATIONS.asdRemove.summary).action(async (id: string, options: Common) => {
     await actions.call(options.data, OPERATIONS.asdRemove, { id });
@@ -275,8 +286,10 @@ function addBackend(program: Command, actions: Actions, exit: (code: number) => 
     .command("drop")
     .description(OPERATIONS.cacheDrop.summary)
     .option(...DATA)
+    .option("--json", "print JSON")
     .action(async (options: Common) => {
       await actions.call(options.data, OPERATIONS.cacheDrop, {});
+      actions.print(options.json ? "{}" : "the read caches are empty");
     });
   const backend = program.command("backend").description("the object store behind the vDisks");
   backend

@@ -2,7 +2,7 @@
 // The configuration of a one-machine cluster: what `ovs up` was told, kept in `DIR/ovs.toml`, and
 // how a later start may change it. Everything is checked here, before anything is started.
 
-import { parse, stringify } from "smol-toml";
+import { parse, stringify, TomlError } from "smol-toml";
 import { messageOf, StorageError } from "../../base/errors.js";
 import {
   CLUSTER_BYTES,
@@ -97,8 +97,17 @@ function parseCount(what: string, text: string, min: number, max: number): numbe
   return value;
 }
 
+/** A size, or an error that says where it was written. */
+function sizeOf(what: string, text: string): number {
+  try {
+    return parseSize(text);
+  } catch (error) {
+    throw invalid(`${what}: ${messageOf(error)}`);
+  }
+}
+
 function parseBounded(what: string, text: string, min: number, max: number, unit: number): number {
-  const bytes = parseSize(text);
+  const bytes = sizeOf(what, text);
   if (bytes < min || bytes > max || bytes % unit !== 0) {
     throw invalid(
       `${what} ${text} is not possible: from ${formatSize(min)} to ${formatSize(max)}, ` +
@@ -127,7 +136,7 @@ export function parseVdisk(text: string): VdiskConfig {
   if (at < 0) throw invalid(`"${text}" is not NAME:SIZE (as in vd0:10G)`);
   return {
     name: checkName(text.slice(0, at)),
-    sizeBytes: checkVdiskSize(parseSize(text.slice(at + 1))),
+    sizeBytes: checkVdiskSize(sizeOf(`the vDisk ${text}`, text.slice(at + 1))),
   };
 }
 
@@ -249,9 +258,11 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
       const old = merged.vdisks.find((one) => one.name === vdisk.name);
       if (!old) merged.vdisks.push(vdisk);
       else if (old.sizeBytes !== vdisk.sizeBytes) {
+        const grows = vdisk.sizeBytes > old.sizeBytes;
+        const way = grows ? "grow it with `ovs vdisk resize`" : "a vDisk can only grow";
         refuse(
           "--vdisk",
-          `${old.name}:${formatSize(old.sizeBytes)} (grow it with \`ovs vdisk resize\`)`,
+          `${old.name}:${formatSize(old.sizeBytes)} (${way})`,
           `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`,
         );
       }
@@ -262,7 +273,6 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
 }
 
 /** A policy as the command line takes it: `k,m,c,x`. */
-/** `k,m,c,x`. */
 export function policyText(policy: PolicyConfig): string {
   return `${policy.k},${policy.m},${policy.c},${policy.x}`;
 }
@@ -293,7 +303,10 @@ export function parseConfig(text: string, path: string): ClusterConfig {
   try {
     table = parse(text);
   } catch (error) {
-    throw new StorageError("OVS_INVALID", `${path} is not TOML: ${messageOf(error)}`, {
+    // What follows the first line is a drawing of the place.
+    const [words = ""] = messageOf(error).split("\n");
+    const line = error instanceof TomlError ? ` in line ${error.line}` : "";
+    throw new StorageError("OVS_INVALID", `${path} is not TOML${line}: ${words}`, {
       cause: error,
     });
   }
@@ -313,21 +326,32 @@ export function parseConfig(text: string, path: string): ClusterConfig {
     const value = table[key];
     return Array.isArray(value) ? value.map(String) : [];
   };
-  return newConfig(
-    {
-      data: path,
-      asds: text1("asds"),
-      asdSize: text1("asd-size"),
-      policy: text1("policy"),
-      vdisk: list("vdisk"),
-      nbd: list("nbd"),
-      journalSize: text1("journal-size"),
-      cacheSize: text1("cache-size"),
-      readCacheSize: text1("read-cache-size"),
-      scoSize: text1("sco-size"),
-      routerThreads: text1("router-threads"),
-    },
-    cluster,
-    2,
+  return inFile(path, () =>
+    newConfig(
+      {
+        data: path,
+        asds: text1("asds"),
+        asdSize: text1("asd-size"),
+        policy: text1("policy"),
+        vdisk: list("vdisk"),
+        nbd: list("nbd"),
+        journalSize: text1("journal-size"),
+        cacheSize: text1("cache-size"),
+        readCacheSize: text1("read-cache-size"),
+        scoSize: text1("sco-size"),
+        routerThreads: text1("router-threads"),
+      },
+      cluster,
+      2,
+    ),
   );
+}
+
+/** Errors of `read` name the file. */
+function inFile<T>(path: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw invalid(`${path}: ${messageOf(error)}`);
+  }
 }

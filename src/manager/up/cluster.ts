@@ -31,13 +31,22 @@ export class UpCluster {
   readonly layout: Layout;
   readonly supervisor: Supervisor;
   config: ClusterConfig;
+  readonly #asked: ReadonlySet<string>;
   #registry: Registry | null = null;
   #backend: BackendDesk | null = null;
   #router: RouterClient | null = null;
   #service: ManagerService | null = null;
 
-  constructor(world: World, processes: Processes, layout: Layout, config: ClusterConfig) {
+  /** `asked`: names of vDisks whose sizes in `config` this start was told. */
+  constructor(
+    world: World,
+    processes: Processes,
+    layout: Layout,
+    config: ClusterConfig,
+    asked: ReadonlySet<string>,
+  ) {
     this.world = world;
+    this.#asked = asked;
     this.layout = layout;
     this.config = config;
     this.supervisor = new Supervisor(processes, world.clock, world.log);
@@ -182,23 +191,41 @@ export class UpCluster {
 
   async #ensureVdisks(router: RouterClient, progress: (line: string) => void): Promise<void> {
     const there = new Map((await router.list()).map((vdisk) => [vdisk.name, vdisk]));
+    await this.#heedSizes(there);
     for (const wanted of this.config.vdisks) {
       const vdisk = there.get(wanted.name);
       if (!vdisk) {
         await router.create(wanted.name, wanted.sizeBytes);
         progress(`vDisk ${wanted.name} created, ${formatSize(wanted.sizeBytes)}`);
-      } else if (vdisk.sizeBytes < wanted.sizeBytes) {
-        throw new StorageError(
-          "OVS_INVALID",
-          `the vDisk ${wanted.name} has ${formatSize(vdisk.sizeBytes)}, not ` +
-            `${formatSize(wanted.sizeBytes)}: grow it with \`ovs vdisk resize\``,
-        );
       } else if (vdisk.state !== "serving") {
         progress(`vDisk ${wanted.name} is NOT served: ${vdisk.reason || vdisk.state}`);
       } else {
         progress(`vDisk ${wanted.name} serves, ${formatSize(vdisk.sizeBytes)}`);
       }
     }
+  }
+
+  /**
+   * The registry knows how large a vDisk is. What is kept for the next start follows it, also when
+   * this start was told another size and is refused: else every later start would be, too.
+   */
+  async #heedSizes(there: Map<string, { sizeBytes: number }>): Promise<void> {
+    const told = this.config.vdisks;
+    const vdisks = told.map(({ name, sizeBytes }) => ({
+      name,
+      sizeBytes: there.get(name)?.sizeBytes ?? sizeBytes,
+    }));
+    const differs = told.filter((one, i) => one.sizeBytes !== vdisks[i]?.sizeBytes);
+    if (differs.length === 0) return;
+    await this.keep({ ...this.config, vdisks });
+    const wrong = differs.find(({ name }) => this.#asked.has(name));
+    if (!wrong) return;
+    const is = formatSize(there.get(wrong.name)?.sizeBytes ?? 0);
+    throw new StorageError(
+      "OVS_INVALID",
+      `the vDisk ${wrong.name} has ${is}, not ${formatSize(wrong.sizeBytes)}: leave --vdisk ` +
+        `${wrong.name} out, or grow it with \`ovs vdisk resize\``,
+    );
   }
 
   /** The router was reaped, so it is certainly dead: its lease need not run out (P-C3). */

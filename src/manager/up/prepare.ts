@@ -13,6 +13,7 @@ import {
   mergeConfig,
   newConfig,
   parseConfig,
+  parseVdisk,
   type UpOptions,
 } from "../model/config.js";
 import type { Layout } from "./layout.js";
@@ -26,6 +27,8 @@ const ADDRESS_WAIT_MS = 3000;
 export interface Prepared {
   config: ClusterConfig;
   lock: { release(): Promise<void> };
+  /** Names of the vDisks that this start was told of: their sizes must be as said. */
+  asked: ReadonlySet<string>;
   /** Things that a person should know, in words. */
   warnings: string[];
 }
@@ -59,7 +62,8 @@ export async function prepare(
     for (const folder of [layout.run, layout.logs, `${layout.data}/asd`])
       await files.makeFolder(folder);
     await files.writeSmall(layout.config, new TextEncoder().encode(formatConfig(config)));
-    return { config, lock, warnings };
+    const asked = new Set((options.vdisk ?? []).map((text) => parseVdisk(text).name));
+    return { config, lock, warnings, asked };
   } catch (error) {
     await lock.release();
     throw error;

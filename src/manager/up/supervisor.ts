@@ -121,12 +121,6 @@ export class Supervisor {
     entry.spec = spec;
   }
 
-  /** The next start of the daemon with this id is as `spec` says. */
-  change(spec: ProcessSpec): void {
-    const entry = this.#list.get(spec.id);
-    if (entry) entry.spec = spec;
-  }
-
   /** Stops one daemon and forgets it. */
   async remove(id: string): Promise<void> {
     const entry = this.#list.get(id);
