@@ -27,7 +27,9 @@ import { checkFragments, eachObject } from "./verify.js";
 
 const LEADER_KEY = "/backend/maintenance";
 const LEASE_TTL_S = 10;
-const WIDTH_PER_PASS = 500;
+/** Keys of that list for one answer of the registry, and objects of it that one pass works on. */
+const WIDTH_PER_PAGE = 500;
+const WIDTH_PER_PASS = 2000;
 const QUEUE_MAX = 10_000;
 const BACKOFF_MS_MIN = 2000;
 const BACKOFF_MS_MAX = 300_000;
@@ -70,7 +72,13 @@ export class Maintenance {
   readonly #host: RepairHost;
   readonly #options: MaintenanceOptions;
   readonly #backoffs = new Map<string, Backoff>();
-  readonly #seen = new Set<string>();
+  /** Keys of the list of those that lack width that an earlier pass has seen, and this round. */
+  #seen = new Set<string>();
+  #seenNow = new Set<string>();
+  /** Where the next pass goes on in that list: it must not stop at those that cannot be mended. */
+  #widthAfter: string | undefined;
+  /** Objects that the last whole round found on it. */
+  #narrowObjects = 0;
   readonly #status: MaintenanceStatus;
   #lease: string | null = null;
   #leaseEndMs = 0;
@@ -193,8 +201,9 @@ export class Maintenance {
 
   async #pass(options: { isPatient: boolean }): Promise<void> {
     this.#noteChanges();
-    const candidates = [...(await this.#narrow(options)), ...(await this.#onLost())];
-    this.#status.waitingObjects = candidates.length;
+    const narrow = await this.#narrow(options);
+    const candidates = [...narrow, ...(await this.#onLost())];
+    this.#status.waitingObjects = this.#narrowObjects + candidates.length - narrow.length;
     await this.#repairAll(candidates);
     await this.#trash();
     await removeNamespaces({
@@ -233,28 +242,52 @@ export class Maintenance {
     this.#isLostSettled = lostNow === "";
   }
 
-  /** Objects on the list of those that lack width. */
+  /** Objects on the list of those that lack width, from where the last pass ended. */
   async #narrow(options: { isPatient: boolean }): Promise<Candidate[]> {
     const { registry } = this.#host.core;
-    const page = await registry.range(WIDTH_PREFIX, { limit: WIDTH_PER_PASS });
     const candidates: Candidate[] = [];
-    const seen = new Set<string>();
-    for (const { key } of page.entries) {
-      seen.add(key);
-      // Its uploader is perhaps about to enter a late fragment: that one is given a moment.
-      if (options.isPatient && !this.#seen.has(key)) continue;
-      const { namespace, rest } = splitPath(key, WIDTH_PREFIX);
-      if (this.#isBackedOff(namespace, rest)) continue;
-      const entry = await registry.get(objectPath(namespace, rest));
-      if (entry === null) await this.#clearWidth(key, objectPath(namespace, rest), 0);
-      else {
-        const candidate = await this.#candidate(namespace, rest, entry);
+    let more = true;
+    while (more && candidates.length < WIDTH_PER_PASS && !this.#isEnding()) {
+      const limit = { limit: WIDTH_PER_PAGE };
+      const after = this.#widthAfter;
+      const page = await registry.range(
+        WIDTH_PREFIX,
+        after === undefined ? limit : { ...limit, after },
+      );
+      for (const { key } of page.entries) {
+        this.#widthAfter = key;
+        if (this.#seenNow.size < ATTEMPTS_MAX) this.#seenNow.add(key);
+        // Its uploader is perhaps about to enter a late fragment: that one is given a moment.
+        if (options.isPatient && !this.#seen.has(key)) continue;
+        const candidate = await this.#onWidth(key);
         if (candidate !== null) candidates.push(candidate);
       }
+      more = page.more;
     }
-    this.#seen.clear();
-    for (const key of seen) this.#seen.add(key);
+    if (!more) this.#endRound(options);
     return candidates;
+  }
+
+  /** The whole list was seen: the next pass begins at its start. */
+  #endRound(options: { isPatient: boolean }): void {
+    const before = this.#seen;
+    this.#seen = this.#seenNow;
+    this.#seenNow = new Set();
+    this.#widthAfter = undefined;
+    this.#narrowObjects = 0;
+    for (const key of this.#seen) {
+      if (!options.isPatient || before.has(key)) this.#narrowObjects++;
+    }
+  }
+
+  /** null: nothing to do for this entry of the list now. */
+  async #onWidth(key: string): Promise<Candidate | null> {
+    const { namespace, rest } = splitPath(key, WIDTH_PREFIX);
+    if (this.#isBackedOff(namespace, rest)) return null;
+    const entry = await this.#host.core.registry.get(objectPath(namespace, rest));
+    if (entry !== null) return await this.#candidate(namespace, rest, entry);
+    await this.#clearWidth(key, objectPath(namespace, rest), 0);
+    return null;
   }
 
   /** null: its namespace is being deleted. */
@@ -294,7 +327,7 @@ export class Maintenance {
 
   async #repairAll(candidates: Candidate[]): Promise<void> {
     candidates.sort((a, b) => a.spare - b.spare);
-    const room = new Semaphore(this.#options.parallel, QUEUE_MAX + WIDTH_PER_PASS);
+    const room = new Semaphore(this.#options.parallel, QUEUE_MAX + WIDTH_PER_PASS + WIDTH_PER_PAGE);
     const done = candidates.map((candidate) =>
       room.with(async () => {
         if (!this.#isEnding()) await this.#mend(candidate);
@@ -332,12 +365,12 @@ export class Maintenance {
     const entry = await registry.get(key);
     if (entry === null) return true;
     const check = await checkFragments(this.#host, name, readManifest(entry));
-    if (check.unreachable > 0) return false;
     if (check.damage.size > 0) {
       const again = await repairObject(this.#host, namespace, name, check.damage);
       this.#status.repairedFragments += again.repaired;
-      return again.lacking === 0 && !again.raced;
+      return check.unreachable === 0 && again.lacking === 0 && !again.raced;
     }
+    if (check.unreachable > 0) return false;
     await this.#clearWidth(`${WIDTH_PREFIX}${namespace}/${name}`, key, entry.modRevision);
     return true;
   }

@@ -480,3 +480,32 @@ t.test("readers tell of damage, and maintenance finds and mends it", async (t) =
   });
   await maintenance.stop();
 });
+
+t.test("a long list of objects that cannot be mended now hides none that can", async (t) => {
+  const lab = await Lab.start(t);
+  await lab.put("z", 300 * KIB);
+  t.ok(await lab.isRight("z", 0, 4096));
+  const [down, bad] = lab.places("z") as [FakeOsd, FakeOsd];
+  bad.corrupt.add(bad.keys("f")[0]!);
+  down.does.up = false;
+  await lab.put("a", 4 * KIB);
+  const narrow = await lab.registry.get("/ns/ns/o/a");
+  const value = new Uint8Array(0);
+  const others = Array.from({ length: 2600 }, (_, i) => `b${String(i).padStart(4, "0")}`);
+  for (let i = 0; i < others.length; i += 50) {
+    const success = others.slice(i, i + 50).flatMap((name) => [
+      { kind: "put" as const, key: `/ns/ns/o/${name}`, value: narrow!.value },
+      { kind: "put" as const, key: `/width/ns/${name}`, value },
+    ]);
+    await lab.registry.transact({ compares: [], success, failure: [] });
+  }
+  const success = [{ kind: "put" as const, key: "/width/ns/z", value }];
+  await lab.registry.transact({ compares: [], success, failure: [] });
+  const options = { id: "m", tickMs: 50, gcIntervalMs: 1e9, parallel: 2 };
+  const maintenance = new Maintenance(lab.repairs, options);
+  await maintenance.runNow();
+  await maintenance.runNow();
+  t.ok(maintenance.status.repairedFragments > 0, "the damaged one was mended");
+  t.equal(maintenance.status.waitingObjects, others.length + 2, "all that wait are counted");
+  await maintenance.stop();
+});
