@@ -704,6 +704,7 @@ enum class OwnerState : uint8_t {
   Recovering = 1,  // a router opens the vDisk: recovers its journal, reads its map
   Serving = 2,  // it serves I/O
   Released = 3,  // it was closed in order; nobody serves it
+  Deleting = 4,  // its deletion was begun: it is never served again
 };
 
 enum class OwnerContent : uint8_t {

@@ -97,7 +97,7 @@ export class RouterClient {
     );
   }
 
-  /** Tries to open a vDisk that waits; one that is served or halted is only shown. */
+  /** Tries to open a vDisk that waits or has halted; one that is served is only shown. */
   async recover(name: string, acceptLoss: boolean): Promise<VdiskStatus> {
     return await this.#call(
       RouterOperation.Recover,

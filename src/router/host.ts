@@ -8,7 +8,7 @@
 import { BackendClient, CLIENT_DEFAULTS } from "../backend/client.js";
 import { assert } from "../base/assert.js";
 import { parseUuid } from "../base/bytes.js";
-import { messageOf, StorageError } from "../base/errors.js";
+import { hasCode, messageOf, StorageError } from "../base/errors.js";
 import { settleAll } from "../base/sync.js";
 import { MIB } from "../base/units.js";
 import { SLOT_BYTES, SLOTS_DEFAULT } from "../nbd/limits.js";
@@ -19,13 +19,23 @@ import type { Address } from "../platform/network.js";
 import type { Port } from "../platform/threads.js";
 import type { World } from "../platform/world.js";
 import { RegistryClient } from "../registry/client.js";
+import type { VolumeConfig } from "../volume/config.js";
 import { openVolume } from "../volume/open.js";
+import { removeVolume } from "../volume/remove.js";
 import { VolumeThread, type VolumeThreadOptions, volumeArenaBytes } from "../volume/thread.js";
 import type { Volume } from "../volume/volume.js";
 import { OwnerGate } from "./gate.js";
+import type { Opened } from "./keeper.js";
 import { Link } from "./link.js";
 import type { VdiskStatus } from "./messages.js";
-import { claimVdisk, readVdisk, type Vdisk } from "./records.js";
+import {
+  type Claimer,
+  claimVdisk,
+  deleteVdisk,
+  growRecord,
+  readVdisk,
+  type Vdisk,
+} from "./records.js";
 
 /** What a worker thread is started with. Sizes in bytes. */
 export interface HostConfig {
@@ -52,11 +62,14 @@ export interface HostConfig {
 /** What the main thread may ask. */
 export type HostMethods = {
   start: (input: Record<string, never>) => Promise<void>;
-  open: (input: { id: string; shard: number; acceptLoss: boolean }) => Promise<void>;
-  /** Closes a vDisk and deletes all that is here and in the backend. */
+  open: (input: { id: string; shard: number; acceptLoss: boolean }) => Promise<Opened>;
+  /** Gives up a vDisk that halted: its connections end; resolves with what it had met. */
+  close: (input: { id: string }) => Promise<{ corruptions: number }>;
+  /** Closes a vDisk and deletes all of it, its records last. Goes on where a crash cut it short. */
   remove: (input: { id: string; shard: number }) => Promise<void>;
   info: (input: { id: string }) => Promise<VdiskStatus>;
-  resize: (input: { id: string; sizeBytes: number }) => Promise<void>;
+  /** Grows it, then its record. */
+  grow: (input: { id: string; sizeBytes: number }) => Promise<Vdisk>;
   sync: (input: { id: string; timeoutMs: number }) => Promise<{ full: boolean; spareMin: number }>;
   dropCaches: (input: Record<string, never>) => Promise<void>;
   adopt: (input: { id: string; ticket: NbdTicket }) => Promise<void>;
@@ -108,12 +121,15 @@ export function hostArenaBytes(config: HostConfig): number {
 interface Shard {
   kv: KvStore;
   thread: VolumeThread;
+  /** Its store of maps was damaged and made anew. */
+  damages: number;
 }
 
 interface Hosted {
   vdisk: Vdisk;
   gate: OwnerGate;
   volume: Volume;
+  shard: number;
 }
 
 /** The vDisks of one worker thread. */
@@ -126,6 +142,9 @@ export class VolumeHost {
   readonly #nbd: NbdServer;
   readonly #shards = new Map<number, Shard>();
   readonly #hosted = new Map<string, Hosted>();
+  /** Opening, closing, deleting: awaited by `stop`. */
+  readonly #steps = new Set<Promise<unknown>>();
+  #stopping = false;
 
   constructor(world: World, config: HostConfig, port: Port) {
     this.#world = world;
@@ -142,10 +161,11 @@ export class VolumeHost {
     this.#nbd = new NbdServer(world);
     const methods: HostMethods = {
       start: () => this.#start(),
-      open: ({ id, shard, acceptLoss }) => this.#open(id, shard, acceptLoss),
-      remove: ({ id, shard }) => this.#remove(id, shard),
+      open: ({ id, shard, acceptLoss }) => this.#step(() => this.#open(id, shard, acceptLoss)),
+      close: ({ id }) => this.#step(() => this.#giveUp(this.#get(id))),
+      remove: ({ id, shard }) => this.#step(() => this.#remove(id, shard)),
       info: async ({ id }) => this.#status(this.#get(id)),
-      resize: ({ id, sizeBytes }) => this.#resize(this.#get(id), sizeBytes),
+      grow: ({ id, sizeBytes }) => this.#grow(this.#get(id), sizeBytes),
       sync: ({ id, timeoutMs }) => this.#sync(this.#get(id), timeoutMs),
       dropCaches: async () => {
         for (const shard of this.#shards.values()) shard.thread.dropCaches();
@@ -162,13 +182,13 @@ export class VolumeHost {
     for (const shard of this.#config.shards) {
       const folder = shardFolder(this.#config, shard);
       await this.#world.disk.files.makeFolder(folder);
-      const kv = await this.#openMaps(`${folder}/map`);
+      const { kv, damages } = await this.#openMaps(`${folder}/map`);
       const options = {
         ...shardOptions(this.#config, shard),
         backendFreeShare: () => this.#backend.freeShare,
       };
       const thread = await VolumeThread.create(this.#world, this.#nbd.requests, kv, options);
-      this.#shards.set(shard, { kv, thread });
+      this.#shards.set(shard, { kv, thread, damages });
     }
   }
 
@@ -176,21 +196,33 @@ export class VolumeHost {
    * Opens the store of maps. A damaged one is kept beside an empty one: the backend has all that
    * was in it (P-A1), and each vDisk is rebuilt from there when it is opened.
    */
-  async #openMaps(path: string): Promise<KvStore> {
+  async #openMaps(path: string): Promise<{ kv: KvStore; damages: number }> {
     const options = {
       cacheBytes: KV_CACHE_BYTES,
       writeBufferBytes: KV_WRITE_BUFFER_BYTES,
       create: true,
     };
     try {
-      return await this.#world.kv.open(path, options);
+      return { kv: await this.#world.kv.open(path, options), damages: 0 };
     } catch (error) {
       if (!(error instanceof StorageError) || error.code !== "OVS_CORRUPT") throw error;
       const aside = `${path}.damaged`;
       this.#world.log.error(`${error.message}; kept as ${aside}, rebuilding from the backend`);
       await this.#world.disk.files.remove(aside);
       await this.#world.disk.files.rename(path, aside);
-      return await this.#world.kv.open(path, options);
+      return { kv: await this.#world.kv.open(path, options), damages: 1 };
+    }
+  }
+
+  /** Runs a step that `stop` waits for. */
+  async #step<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#stopping) throw new StorageError("OVS_CLOSED", "the router stops");
+    const step = work();
+    this.#steps.add(step);
+    try {
+      return await step;
+    } finally {
+      this.#steps.delete(step);
     }
   }
 
@@ -206,47 +238,78 @@ export class VolumeHost {
     return shard;
   }
 
-  async #open(id: string, shardNumber: number, acceptLoss: boolean): Promise<void> {
+  async #open(id: string, shardNumber: number, acceptLoss: boolean): Promise<Opened> {
     assert(!this.#hosted.has(id), "a vDisk is opened once");
-    const vdisk = await readVdisk(this.#registry, id);
-    const { router, incarnation } = this.#config;
-    const { claim, before } = await claimVdisk(this.#registry, id, router, incarnation);
-    const gate = new OwnerGate(this.#world, this.#registry, id, claim);
-    const { record } = vdisk;
+    const read = await readVdisk(this.#registry, id);
+    const claimed = await claimVdisk(this.#registry, id, this.#claimer("serve"));
+    if (claimed === null) return { kind: "deleting" };
+    const gate = new OwnerGate(this.#world, this.#registry, id, claimed.claim);
     // The fence is raised after the claim and before the map is read (P-C5). A first start that was
     // cut short may have left a claim and no namespace.
-    await this.#backend.createNamespace(record.namespace, gate.epoch);
-    const volume = await openVolume(
-      this.#shard(shardNumber).thread,
-      {
-        vdiskId: record.vdisk,
-        name: record.name,
-        sizeBytes: record.sizeBytes,
-        namespace: record.namespace,
-        epoch: gate.epoch,
-        clusterUuid: parseUuid(this.#config.cluster),
-        routerUuid: this.#config.routerUuid,
-        incarnation: this.#config.starts,
-        dir: shardFolder(this.#config, shardNumber),
-        journalBytes: this.#config.journalBytes,
-        scoBytes: record.scoBytes,
-        isNew: before === null,
-        wasDirty: gate.dirty,
-        acceptLoss,
-        batchBytes: null,
-        batchAgeMs: 5_000,
-        segmentBytes: null,
-      },
-      this.#backend,
-      {
-        dirty: () => gate.makeDirty(),
-        clean: () => gate.makeClean(),
-      },
-    );
-    await gate.serving();
-    this.#hosted.set(id, { vdisk, gate, volume });
-    volume.onHalted = (reason) => void this.#link.call("halted", { id, reason });
-    this.#world.log.info(`vDisk ${record.name} serves`, { vdisk: id, epoch: gate.epoch });
+    await this.#backend.createNamespace(read.record.namespace, gate.epoch);
+    const { thread } = this.#shard(shardNumber);
+    const config = this.#volumeConfig(read, gate, {
+      shardNumber,
+      acceptLoss,
+      isNew: claimed.before === null,
+    });
+    const volume = await openVolume(thread, config, this.#backend, {
+      dirty: () => gate.makeDirty(),
+      clean: () => gate.makeClean(),
+    });
+    try {
+      volume.onHalted = (reason) => this.#onHalted(id, volume, reason);
+      // A crash may have come between the journal's word of a new size and the registry's.
+      const vdisk = await growRecord(this.#world, this.#registry, read, volume.sizeBytes);
+      await gate.serving();
+      if (volume.reason !== null) {
+        throw new StorageError("OVS_UNAVAILABLE", `halted while it was opened: ${volume.reason}`);
+      }
+      this.#hosted.set(id, { vdisk, gate, volume, shard: shardNumber });
+      const fields = { vdisk: id, epoch: gate.epoch };
+      this.#world.log.info(`vDisk ${vdisk.record.name} serves`, fields);
+      return { kind: "serving", vdisk };
+    } catch (error) {
+      gate.close();
+      await volume.stop();
+      throw error;
+    }
+  }
+
+  #claimer(purpose: Claimer["purpose"]): Claimer {
+    const { router, incarnation } = this.#config;
+    return { router, incarnation, purpose };
+  }
+
+  #volumeConfig(
+    { record }: Vdisk,
+    gate: OwnerGate,
+    how: { shardNumber: number; acceptLoss: boolean; isNew: boolean },
+  ): VolumeConfig {
+    return {
+      vdiskId: record.vdisk,
+      name: record.name,
+      sizeBytes: record.sizeBytes,
+      namespace: record.namespace,
+      epoch: gate.epoch,
+      clusterUuid: parseUuid(this.#config.cluster),
+      routerUuid: this.#config.routerUuid,
+      incarnation: this.#config.starts,
+      dir: shardFolder(this.#config, how.shardNumber),
+      journalBytes: this.#config.journalBytes,
+      scoBytes: record.scoBytes,
+      isNew: how.isNew,
+      wasDirty: gate.dirty,
+      acceptLoss: how.acceptLoss,
+      batchBytes: null,
+      batchAgeMs: 5_000,
+      segmentBytes: null,
+    };
+  }
+
+  #onHalted(id: string, volume: Volume, reason: string): void {
+    // One that is being opened or closed is seen to by who does that.
+    if (this.#hosted.get(id)?.volume === volume) void this.#link.call("halted", { id, reason });
   }
 
   /** Stops a volume in order; its owner record says released. */
@@ -257,29 +320,45 @@ export class VolumeHost {
     await hosted.gate.release();
   }
 
-  async #remove(id: string, shardNumber: number): Promise<void> {
-    const hosted = this.#hosted.get(id);
-    const vdisk = hosted?.vdisk ?? (await readVdisk(this.#registry, id));
-    let epoch: number;
-    if (hosted) {
-      epoch = hosted.gate.epoch;
-      this.#hosted.delete(id);
-      await this.#nbd.drop(hosted.volume);
-      await hosted.volume.stop();
-      hosted.gate.close();
-    } else {
-      const { router, incarnation } = this.#config;
-      const { claim } = await claimVdisk(this.#registry, id, router, incarnation);
-      epoch = claim.value.epoch;
-      await this.#backend.raiseFence(vdisk.record.namespace, epoch);
-    }
-    await this.#backend.deleteNamespace(vdisk.record.namespace, epoch);
-    await this.#world.disk.files.remove(`${shardFolder(this.#config, shardNumber)}/journal/${id}`);
+  /** The owner record stays as it is: the next claim takes a new epoch (P-A4). */
+  async #giveUp({ vdisk, gate, volume }: Hosted): Promise<{ corruptions: number }> {
+    this.#hosted.delete(vdisk.id);
+    gate.close();
+    await this.#nbd.drop(volume);
+    await volume.stop();
+    return { corruptions: volume.counts.corruptions };
   }
 
-  async #resize(hosted: Hosted, sizeBytes: number): Promise<void> {
+  /**
+   * The registry learns first that it is being deleted, last that it is gone: a crash in between
+   * is found at the next start, and the rest is done then.
+   */
+  async #remove(id: string, shardNumber: number): Promise<void> {
+    const hosted = this.#hosted.get(id);
+    if (hosted) await this.#giveUp(hosted);
+    let vdisk: Vdisk;
+    try {
+      vdisk = await readVdisk(this.#registry, id);
+    } catch (error) {
+      if (!hasCode(error, "OVS_NOT_FOUND")) throw error;
+      return;
+    }
+    const claimed = await claimVdisk(this.#registry, id, this.#claimer("delete"));
+    assert(claimed !== null, "whatever its state, it can be claimed for its deletion");
+    const { namespace } = vdisk.record;
+    await this.#backend.deleteNamespace(namespace, claimed.claim.value.epoch);
+    const dir = shardFolder(this.#config, shardNumber);
+    await removeVolume(this.#shard(shardNumber).thread, { dir, vdiskId: vdisk.record.vdisk });
+    await deleteVdisk(this.#registry, vdisk, claimed.claim);
+  }
+
+  async #grow(hosted: Hosted, sizeBytes: number): Promise<Vdisk> {
+    // The journal learns the size first: a record of the registry that the volume does not obey
+    // would let a client write behind its end.
     await hosted.volume.resize(sizeBytes);
     this.#nbd.resize(hosted.volume);
+    hosted.vdisk = await growRecord(this.#world, this.#registry, hosted.vdisk, sizeBytes);
+    return hosted.vdisk;
   }
 
   async #sync(hosted: Hosted, timeoutMs: number): Promise<{ full: boolean; spareMin: number }> {
@@ -292,7 +371,7 @@ export class VolumeHost {
     else discardTicket(ticket);
   }
 
-  #status({ vdisk, volume }: Hosted): VdiskStatus {
+  #status({ vdisk, volume, shard }: Hosted): VdiskStatus {
     const status = volume.status();
     const { reads } = status;
     return {
@@ -310,12 +389,14 @@ export class VolumeHost {
       backendWrittenBytes: status.backend.storedBytes,
       cacheHits: reads.memory + reads.disk,
       cacheMisses: reads.backend,
-      corruptions: status.corruptions,
+      corruptions: status.corruptions + this.#shard(shard).damages,
       thread: this.#config.thread,
     };
   }
 
   async #stop(): Promise<void> {
+    this.#stopping = true;
+    await Promise.allSettled(this.#steps);
     await settleAll(
       [...this.#hosted].map(async ([id, hosted]) => {
         try {

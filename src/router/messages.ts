@@ -20,7 +20,7 @@ const count = z.number().int().nonnegative();
 export const vdiskStatusSchema = z.object({
   name: z.string(),
   id: z.string(),
-  /** opening, serving, waiting (could not be opened), halted, stopping, stopped, closed. */
+  /** opening, serving, waiting (could not be opened), halted, deleting, stopping, stopped. */
   state: z.string(),
   /** Why it does not serve, or what its requests wait for; empty when all is well. */
   reason: z.string(),

@@ -7,10 +7,12 @@
 //   /vdisk/<id>/owner        router, incarnation, epoch, state: changes by compare only (P-C1)
 //   /router/<id>/alive       incarnation, on the router's lease
 
+import { assert } from "../base/assert.js";
 import { equalBytes, formatUuid, parseUuid } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
-import type { Random } from "../platform/world.js";
+import type { Clock, World } from "../platform/world.js";
 import type { Registry, RegistryEntry } from "../registry/registry.js";
+import { type Change, type Settled, settle } from "../registry/settle.js";
 import {
   decodeRouterAlive,
   decodeVdiskOwner,
@@ -33,12 +35,13 @@ export const recordKey = (id: string): string => `${VDISKS_PREFIX}${id}/record`;
 export const ownerKey = (id: string): string => `${VDISKS_PREFIX}${id}/owner`;
 export const aliveKey = (router: string): string => `/router/${router}/alive`;
 
-/** A vDisk's record, as it was read. */
+/** A vDisk's record, as it was read or written. Plain values: is posted between threads. */
 export interface Vdisk {
   /** Uuid text. */
   id: string;
   record: VdiskRecord;
-  revision: number;
+  /** What the registry has, for compares. */
+  entry: RegistryEntry;
 }
 
 /** An owner record, as it was read or written. */
@@ -47,7 +50,6 @@ export interface Owner {
   revision: number;
 }
 
-/** The value of the key that says that a router's incarnation is alive (P-C1). */
 /** Bytes of `/router/<id>/alive`. */
 export function encodeAlive(incarnation: Uint8Array, address: string): Uint8Array {
   return packRouterAlive({ incarnation, address });
@@ -55,7 +57,7 @@ export function encodeAlive(incarnation: Uint8Array, address: string): Uint8Arra
 
 function toVdisk(id: string, entry: RegistryEntry): Vdisk {
   const record = decodeVdiskRecord(entry.value);
-  return { id, record, revision: entry.modRevision };
+  return { id, record, entry };
 }
 
 /** All vDisks, in order of their ids. */
@@ -80,13 +82,20 @@ export async function readVdisk(registry: Registry, id: string): Promise<Vdisk> 
   return toVdisk(id, entry);
 }
 
-/** Creates a vDisk's records. OVS_EXISTS when the name is taken. */
+/** How long the outcome of a change is looked for. */
+const SETTLE_MS = 60_000;
+const SETTLE_PAUSE_MS = 100;
+
+/**
+ * Creates a vDisk's records. OVS_EXISTS when the name is taken; OVS_TIMEOUT when the registry could
+ * not tell in a minute whether it was created.
+ */
 export async function createVdisk(
+  world: Pick<World, "clock" | "random">,
   registry: Registry,
-  random: Random,
   options: { name: string; sizeBytes: number; scoBytes: number; createdMs: number },
 ): Promise<Vdisk> {
-  const bytes = random.bytes(16);
+  const bytes = world.random.bytes(16);
   const id = formatUuid(bytes);
   const record: VdiskRecord = {
     vdisk: bytes,
@@ -96,50 +105,74 @@ export async function createVdisk(
     name: options.name,
     namespace: id,
   };
-  const result = await registry.transact({
-    compares: [{ key: nameKey(options.name), target: "version", is: "=", number: 0 }],
-    success: [
-      { kind: "put", key: nameKey(options.name), value: bytes },
-      { kind: "put", key: recordKey(id), value: packVdiskRecord(record) },
-    ],
-    failure: [],
-  });
-  if (!result.succeeded) {
+  const value = packVdiskRecord(record);
+  const key = recordKey(id);
+  // P-B1: the id is new, so that the key of the name shows whose transaction was carried out.
+  const change: Change = {
+    key: nameKey(options.name),
+    expected: null,
+    value: bytes,
+    operations: [{ kind: "put", key, value }],
+  };
+  const { outcome, entry } = await settleChange(world.clock, registry, change);
+  if (outcome !== "applied" || entry === null) {
     throw new StorageError("OVS_EXISTS", `there is a vDisk ${options.name} already`);
   }
-  return { id, record, revision: result.revision };
+  const { createRevision, modRevision, version, lease } = entry;
+  return { id, record, entry: { key, value, createRevision, modRevision, version, lease } };
 }
 
-/** Records a new size. OVS_CONFLICT when somebody else changed the record meanwhile. */
-export async function resizeVdisk(
+/**
+ * Sees that the record says at least `sizeBytes`; resolves with the record. Only the owner does
+ * this. OVS_TIMEOUT when the registry could not tell in a minute whether it was changed.
+ */
+export async function growRecord(
+  world: Pick<World, "clock">,
   registry: Registry,
   vdisk: Vdisk,
   sizeBytes: number,
 ): Promise<Vdisk> {
-  const record = { ...vdisk.record, sizeBytes };
-  const key = recordKey(vdisk.id);
-  const result = await registry.transact({
-    compares: [{ key, target: "modRevision", is: "=", number: vdisk.revision }],
-    success: [{ kind: "put", key, value: packVdiskRecord(record) }],
-    failure: [],
-  });
-  if (!result.succeeded) {
-    throw new StorageError("OVS_CONFLICT", `${vdisk.record.name} was changed meanwhile: try again`);
+  let now = vdisk;
+  while (now.record.sizeBytes < sizeBytes) {
+    const record = { ...now.record, sizeBytes };
+    // Sizes only grow, so that the value is one that was never there (P-B1).
+    const value = packVdiskRecord(record);
+    const change: Change = { key: recordKey(vdisk.id), expected: now.entry, value };
+    const { outcome, entry } = await settleChange(world.clock, registry, change);
+    if (entry === null) {
+      throw new StorageError("OVS_NOT_FOUND", `${vdisk.record.name} was deleted meanwhile`);
+    }
+    now = outcome === "applied" ? { id: vdisk.id, record, entry } : toVdisk(vdisk.id, entry);
   }
-  return { id: vdisk.id, record, revision: result.revision };
+  return now;
 }
 
-/** Removes a vDisk's records; its name is free then. */
-export async function deleteVdisk(registry: Registry, vdisk: Vdisk): Promise<void> {
-  await registry.transact({
-    compares: [],
+async function settleChange(clock: Clock, registry: Registry, change: Change): Promise<Settled> {
+  return await settle(clock, registry, change, {
+    deadlineMs: clock.nowMs() + SETTLE_MS,
+    pauseMs: SETTLE_PAUSE_MS,
+  });
+}
+
+/**
+ * Removes the records of a vDisk that was claimed for its deletion; its name is free then.
+ * OVS_FENCED when the claim stands no more. Can be called again when the outcome is unknown: once
+ * the owner's record is gone its compare never holds again.
+ */
+export async function deleteVdisk(registry: Registry, vdisk: Vdisk, claim: Owner): Promise<void> {
+  assert(claim.value.state === OwnerState.deleting, "it was claimed for its deletion");
+  const key = ownerKey(vdisk.id);
+  const { succeeded, entries } = await registry.transact({
+    compares: [{ key, target: "modRevision", is: "=", number: claim.revision }],
     success: [
       { kind: "delete", key: nameKey(vdisk.record.name) },
       { kind: "delete", key: recordKey(vdisk.id) },
-      { kind: "delete", key: ownerKey(vdisk.id) },
+      { kind: "delete", key },
     ],
-    failure: [],
+    failure: [{ kind: "get", key }],
   });
+  if (succeeded || (entries[0] ?? null) === null) return;
+  throw new StorageError("OVS_FENCED", `${vdisk.record.name} was claimed by another meanwhile`);
 }
 
 /** The owner record; null for a vDisk that nobody ever served. */
@@ -150,22 +183,31 @@ export async function readOwner(registry: Registry, id: string): Promise<Owner |
   return { value, revision: entry.modRevision };
 }
 
+/** Who claims a vDisk, and what for. One whose deletion was begun is claimed for nothing else. */
+export interface Claimer {
+  router: string;
+  incarnation: Uint8Array;
+  purpose: "serve" | "delete";
+}
+
 /**
  * Claims a vDisk for this life of a router, with an epoch above every earlier one (P-A4). The old
  * owner's record is unchanged and its life is over, compared in the same transaction (P-C1).
- * Resolves with the claim and the record that was replaced. OVS_BUSY: its owner is alive.
+ * Resolves with the claim and the record that was replaced, or with null when it is to be served
+ * and is being deleted. OVS_BUSY: its owner is alive. An unknown outcome is settled by the next
+ * claim, which finds it applied or changes the key that it compares (P-B1).
  */
 export async function claimVdisk(
   registry: Registry,
   id: string,
-  router: string,
-  incarnation: Uint8Array,
-): Promise<{ claim: Owner; before: VdiskOwner | null }> {
+  { router, incarnation, purpose }: Claimer,
+): Promise<{ claim: Owner; before: VdiskOwner | null } | null> {
   const old = await readOwner(registry, id);
+  if (purpose === "serve" && old?.value.state === OwnerState.deleting) return null;
   const value: VdiskOwner = {
     epoch: (old?.value.epoch ?? 0) + 1,
     incarnation,
-    state: OwnerState.recovering,
+    state: purpose === "serve" ? OwnerState.recovering : OwnerState.deleting,
     // Nothing is written between claim and service, so a clean vDisk stays clean.
     content: old?.value.content ?? OwnerContent.clean,
     router,

@@ -14,12 +14,13 @@ import { CLUSTER_BYTES, formatSize } from "../base/units.js";
 import { discardTicket, NbdListener, type NbdTicket } from "../nbd/listener.js";
 import type { Address } from "../platform/network.js";
 import type { Threads } from "../platform/threads.js";
-import type { Timer, World } from "../platform/world.js";
+import type { World } from "../platform/world.js";
 import { RegistryClient } from "../registry/client.js";
 import type { Registry } from "../registry/registry.js";
 import { RpcServer } from "../rpc/server.js";
 import { Assignment } from "./assignment.js";
 import type { HostConfig, HostMethods, MainMethods } from "./host.js";
+import { VdiskKeeper } from "./keeper.js";
 import { RouterLease } from "./lease.js";
 import { Link } from "./link.js";
 import {
@@ -32,12 +33,10 @@ import {
   syncInput,
   type VdiskStatus,
 } from "./messages.js";
-import { createVdisk, deleteVdisk, listVdisks, resizeVdisk, type Vdisk } from "./records.js";
+import { createVdisk, listVdisks, type Vdisk } from "./records.js";
 
 const LEASE_WAIT_MS = 15_000;
 const OPEN_AT_ONCE = 8;
-const RETRY_FIRST_MS = 500;
-const RETRY_LAST_MS = 10_000;
 
 /** What a router is started with. Sizes in bytes, for all threads together. */
 export interface RouterConfig {
@@ -63,16 +62,6 @@ interface HostThread {
   end: () => Promise<void>;
 }
 
-interface Entry {
-  vdisk: Vdisk;
-  shard: number;
-  /** Served: a host has it, and knows more; a halted one stays `served` here. */
-  state: "opening" | "waiting" | "served" | "closed";
-  reason: string;
-  backoffMs: number;
-  timer: Timer | null;
-}
-
 /** A router; made, started and stopped once. */
 export class RouterDaemon {
   readonly #world: World;
@@ -80,9 +69,10 @@ export class RouterDaemon {
   readonly #threads: Threads;
   /** Ends the process; used when a thread died or the lease is lost. */
   readonly #die: (reason: string) => void;
-  readonly #entries = new Map<string, Entry>();
+  readonly #keepers = new Map<string, VdiskKeeper>();
   readonly #hosts: HostThread[] = [];
   readonly #opening = new Semaphore(OPEN_AT_ONCE);
+  readonly #creating = new Semaphore(1);
   readonly #incarnation: Uint8Array;
   #registry: Registry | null = null;
   #lease: RouterLease | null = null;
@@ -128,7 +118,7 @@ export class RouterDaemon {
       onNegotiated: (ticket) => this.#adopt(ticket),
     });
     const vdisks = await listVdisks(client);
-    await settleAll(vdisks.map((vdisk) => this.#addEntry(vdisk)));
+    await settleAll(vdisks.map((vdisk) => this.#add(vdisk)));
     for (const address of this.#config.nbd) this.#listener.listen(address);
     this.#server = this.#makeServer();
     await this.#server.listen(control);
@@ -137,10 +127,11 @@ export class RouterDaemon {
   /** Clean stop: every vDisk is closed in order, then the lease is given back. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    for (const entry of this.#entries.values()) entry.timer?.cancel();
     await this.#server?.stop();
     this.#listener?.close();
+    const keepers = [...this.#keepers.values()].map((keeper) => keeper.stop());
     await settleAll(this.#hosts.map((host) => host.link.call("stop", {})));
+    await settleAll(keepers);
     await settleAll(this.#hosts.map((host) => host.end()));
     await this.#lease?.release();
     await this.#registry?.close();
@@ -179,33 +170,40 @@ export class RouterDaemon {
       if (reason !== "") this.#die(`thread ${data.thread} died: ${reason}`);
     });
     const methods: MainMethods = {
-      halted: async ({ id, reason }) => this.#onHalted(id, reason),
+      halted: async ({ id, reason }) => this.#keepers.get(id)?.onHalted(reason),
     };
     const link = new Link<HostMethods>(handle, methods);
     this.#hosts.push({ link, end: () => handle.terminate() });
     await link.call("start", {});
   }
 
-  #onHalted(id: string, reason: string): void {
-    const entry = this.#entries.get(id);
-    if (!entry) return;
-    this.#world.log.error(`vDisk ${entry.vdisk.record.name} halted: ${reason}`);
-    this.#updateExports();
-  }
-
-  async #addEntry(vdisk: Vdisk): Promise<Entry> {
-    const shard = await this.#assignments.shardOf(vdisk.id);
-    const entry: Entry = {
-      vdisk,
-      shard,
-      state: "opening",
-      reason: "",
-      backoffMs: RETRY_FIRST_MS,
-      timer: null,
-    };
-    this.#entries.set(vdisk.id, entry);
-    await this.#open(entry, false);
-    return entry;
+  /** Keeps a vDisk from now on; resolves when it was tried once. */
+  async #add(vdisk: Vdisk): Promise<VdiskKeeper> {
+    const { id } = vdisk;
+    const shard = await this.#assignments.shardOf(id);
+    const thread = this.#assignments.threadOf(shard);
+    const link = this.#linkOf(thread);
+    const keeper = new VdiskKeeper(vdisk, {
+      clock: this.#world.clock,
+      log: this.#world.log,
+      thread,
+      host: {
+        open: (acceptLoss) =>
+          this.#opening.with(() => link.call("open", { id, shard, acceptLoss })),
+        close: () => link.call("close", { id }),
+        grow: (sizeBytes) => link.call("grow", { id, sizeBytes }),
+        remove: () => link.call("remove", { id, shard }),
+        info: () => link.call("info", { id }),
+      },
+      onChange: () => this.#updateExports(),
+      onGone: async () => {
+        this.#keepers.delete(id);
+        await this.#assignments.forget(id);
+      },
+    });
+    this.#keepers.set(id, keeper);
+    await keeper.open(false);
+    return keeper;
   }
 
   get #assignments(): Assignment {
@@ -218,129 +216,52 @@ export class RouterDaemon {
     return this.#registry;
   }
 
-  #hostOf(entry: Entry): HostThread {
-    const host = this.#hosts[this.#assignments.threadOf(entry.shard)];
+  #linkOf(thread: number): Link<HostMethods> {
+    const host = this.#hosts[thread];
     if (!host) throw new StorageError("OVS_CLOSED", "the router does not run");
-    return host;
-  }
-
-  /**
-   * Opens on its thread. What may pass is tried again, the rest waits for an operator. Resolves
-   * with why it does not serve, or null.
-   */
-  async #open(entry: Entry, acceptLoss: boolean): Promise<StorageError | null> {
-    const { id, record } = entry.vdisk;
-    entry.state = "opening";
-    try {
-      await this.#opening.with(() =>
-        this.#hostOf(entry).link.call("open", { id, shard: entry.shard, acceptLoss }),
-      );
-      entry.state = "served";
-      entry.reason = "";
-      entry.backoffMs = RETRY_FIRST_MS;
-      this.#updateExports();
-      return null;
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      entry.state = "waiting";
-      entry.reason = error.message;
-      this.#world.log.warn(`vDisk ${record.name} is not served: ${error.message}`, {
-        code: error.code,
-      });
-      if (error.kind === "unavailable" || error.kind === "full" || error.code === "OVS_CONFLICT") {
-        this.#retryLater(entry);
-      }
-      return error;
-    }
-  }
-
-  #retryLater(entry: Entry): void {
-    if (this.#stopping) return;
-    entry.timer = this.#world.clock.after(entry.backoffMs, () => {
-      entry.timer = null;
-      void this.#open(entry, false);
-    });
-    entry.backoffMs = Math.min(entry.backoffMs * 2, RETRY_LAST_MS);
+    return host.link;
   }
 
   #updateExports(): void {
+    if (this.#stopping) return;
     this.#listener?.setExports(
-      this.#exported().map((entry) => ({
-        name: entry.vdisk.record.name,
-        sizeBytes: entry.vdisk.record.sizeBytes,
+      this.#exported().map(({ vdisk }) => ({
+        name: vdisk.record.name,
+        sizeBytes: vdisk.record.sizeBytes,
         readOnly: false,
-        description: `vDisk ${entry.vdisk.id}`,
+        description: `vDisk ${vdisk.id}`,
       })),
     );
   }
 
   /** Hands a negotiated connection to the thread that has the vDisk. */
   #adopt(ticket: NbdTicket): void {
-    const entry = ticket.name === "" ? this.#first() : this.#find(ticket.name);
-    if (entry?.state !== "served") {
+    const keeper = ticket.name === "" ? this.#exported()[0] : this.#find(ticket.name);
+    if (keeper?.state !== "serving") {
       discardTicket(ticket);
       return;
     }
-    void this.#hostOf(entry).link.call("adopt", { id: entry.vdisk.id, ticket });
+    const { id } = keeper.vdisk;
+    void this.#linkOf(keeper.thread).call("adopt", { id, ticket });
   }
 
-  /** The default export: the oldest vDisk. */
-  #first(): Entry | null {
-    return this.#exported()[0] ?? null;
-  }
-
-  #exported(): Entry[] {
-    const served = [...this.#entries.values()].filter((entry) => entry.state === "served");
+  /** Those that are served; the oldest is the default export. */
+  #exported(): VdiskKeeper[] {
+    const served = [...this.#keepers.values()].filter((keeper) => keeper.state === "serving");
     return served.sort((a, b) => a.vdisk.record.createdMs - b.vdisk.record.createdMs);
   }
 
-  #find(name: string): Entry | null {
-    for (const entry of this.#entries.values()) {
-      if (entry.vdisk.record.name === name) return entry;
+  #find(name: string): VdiskKeeper | null {
+    for (const keeper of this.#keepers.values()) {
+      if (keeper.vdisk.record.name === name) return keeper;
     }
     return null;
   }
 
-  #named(name: string): Entry {
-    const entry = this.#find(name);
-    if (!entry) throw new StorageError("OVS_NOT_FOUND", `there is no vDisk ${name}`);
-    return entry;
-  }
-
-  async #status(entry: Entry): Promise<VdiskStatus> {
-    if (entry.state === "served") {
-      return await this.#hostOf(entry).link.call("info", { id: entry.vdisk.id });
-    }
-    const { record, id } = entry.vdisk;
-    return {
-      name: record.name,
-      id,
-      state: entry.state,
-      reason: entry.reason,
-      epoch: 0,
-      sizeBytes: record.sizeBytes,
-      allocatedBytes: 0,
-      dirtyBytes: 0,
-      journalBytes: 0,
-      clientWrittenBytes: 0,
-      clientReadBytes: 0,
-      backendWrittenBytes: 0,
-      cacheHits: 0,
-      cacheMisses: 0,
-      corruptions: 0,
-      thread: this.#assignments.threadOf(entry.shard),
-    };
-  }
-
-  #served(name: string): Entry {
-    const entry = this.#named(name);
-    if (entry.state !== "served") {
-      throw new StorageError(
-        "OVS_UNAVAILABLE",
-        `${name} is not served: ${entry.reason || entry.state}`,
-      );
-    }
-    return entry;
+  #named(name: string): VdiskKeeper {
+    const keeper = this.#find(name);
+    if (!keeper) throw new StorageError("OVS_NOT_FOUND", `there is no vDisk ${name}`);
+    return keeper;
   }
 
   #makeServer(): RpcServer<null> {
@@ -349,27 +270,29 @@ export class RouterDaemon {
       session: () => null,
     });
     server.handleControl(RouterOperation.List, listInput, async ({ after, limit }) => {
-      const all = [...this.#entries.values()].sort((a, b) =>
+      const all = [...this.#keepers.values()].sort((a, b) =>
         a.vdisk.record.name < b.vdisk.record.name ? -1 : 1,
       );
-      const rest = all.filter((entry) => entry.vdisk.record.name > after);
+      const rest = all.filter((keeper) => keeper.vdisk.record.name > after);
       const page = rest.slice(0, limit);
-      const vdisks = await settleAll(page.map((entry) => this.#status(entry)));
+      const vdisks = await settleAll(page.map((keeper) => keeper.status()));
       return { vdisks, more: rest.length > page.length };
     });
     server.handleControl(RouterOperation.Info, nameInput, async ({ name }) =>
-      this.#status(this.#named(name)),
+      this.#named(name).status(),
     );
     server.handleControl(RouterOperation.Create, sizeInput, ({ name, sizeBytes }) =>
-      this.#create(name, sizeBytes),
+      this.#creating.with(() => this.#create(name, sizeBytes)),
     );
     server.handleControl(RouterOperation.Resize, sizeInput, ({ name, sizeBytes }) =>
       this.#resize(name, sizeBytes),
     );
     server.handleControl(RouterOperation.Delete, nameInput, ({ name }) => this.#delete(name));
     server.handleControl(RouterOperation.Sync, syncInput, async ({ name, timeoutMs }) => {
-      const entry = this.#served(name);
-      return await this.#hostOf(entry).link.call("sync", { id: entry.vdisk.id, timeoutMs });
+      const keeper = this.#named(name);
+      keeper.assertServing();
+      const { id } = keeper.vdisk;
+      return await this.#linkOf(keeper.thread).call("sync", { id, timeoutMs });
     });
     server.handleControl(RouterOperation.Recover, recoverInput, ({ name, acceptLoss }) =>
       this.#recover(name, acceptLoss),
@@ -381,58 +304,49 @@ export class RouterDaemon {
     return server;
   }
 
+  /** Takes in vDisks that the registry has and this router does not know. */
+  async #addMissing(): Promise<void> {
+    const vdisks = await listVdisks(this.#registryNow);
+    const missing = vdisks.filter((vdisk) => !this.#keepers.has(vdisk.id));
+    await settleAll(missing.map((vdisk) => this.#add(vdisk)));
+  }
+
   async #create(name: string, sizeBytes: number): Promise<VdiskStatus> {
+    const { clock } = this.#world;
+    // An earlier attempt of unknown outcome may have come true: it shows up as a vDisk of its own.
+    if (!this.#find(name)) await this.#addMissing();
     // One vDisk has at most a million objects (P-C7): large ones get large SCOs.
     const scoBytes = sizeBytes > 4 * 1024 ** 4 ? 64 * 1024 ** 2 : this.#config.scoBytes;
-    const vdisk = await createVdisk(this.#registryNow, this.#world.random, {
-      name,
-      sizeBytes,
-      scoBytes,
-      createdMs: Math.floor(this.#world.clock.wallMs()),
-    });
-    const entry = await this.#addEntry(vdisk);
-    if (entry.state !== "served") throw new StorageError("OVS_UNAVAILABLE", entry.reason);
-    return await this.#status(entry);
+    const options = { name, sizeBytes, scoBytes, createdMs: Math.floor(clock.wallMs()) };
+    const vdisk = await createVdisk(this.#world, this.#registryNow, options);
+    const keeper = await this.#add(vdisk);
+    if (keeper.state !== "serving") throw new StorageError("OVS_UNAVAILABLE", keeper.reason);
+    return await keeper.status();
   }
 
   async #resize(name: string, sizeBytes: number): Promise<VdiskStatus> {
-    const entry = this.#served(name);
-    const before = entry.vdisk.record.sizeBytes;
+    const keeper = this.#named(name);
+    keeper.assertServing();
+    const before = keeper.vdisk.record.sizeBytes;
     if (sizeBytes < before) {
       throw new StorageError(
         "OVS_INVALID",
         `${name} has ${formatSize(before)}; it can only grow, because a smaller size would cut data off`,
       );
     }
-    if (sizeBytes > before) {
-      // The journal learns the size first: a record of the registry that the volume does not obey
-      // would let a client write behind its end.
-      await this.#hostOf(entry).link.call("resize", { id: entry.vdisk.id, sizeBytes });
-      entry.vdisk = await resizeVdisk(this.#registryNow, entry.vdisk, sizeBytes);
-      this.#updateExports();
-    }
-    return await this.#status(entry);
+    if (sizeBytes > before) await keeper.grow(sizeBytes);
+    return await keeper.status();
   }
 
   async #delete(name: string): Promise<Record<string, never>> {
-    const entry = this.#named(name);
-    entry.timer?.cancel();
-    entry.state = "closed";
-    this.#updateExports();
-    await this.#hostOf(entry).link.call("remove", { id: entry.vdisk.id, shard: entry.shard });
-    await deleteVdisk(this.#registryNow, entry.vdisk);
-    this.#entries.delete(entry.vdisk.id);
-    await this.#assignments.forget(entry.vdisk.id);
+    await this.#named(name).remove();
     return {};
   }
 
   async #recover(name: string, acceptLoss: boolean): Promise<VdiskStatus> {
-    const entry = this.#named(name);
-    if (entry.state === "served") return await this.#status(entry);
-    entry.timer?.cancel();
-    entry.timer = null;
-    const refusal = await this.#open(entry, acceptLoss);
+    const keeper = this.#named(name);
+    const refusal = await keeper.open(acceptLoss);
     if (refusal) throw refusal;
-    return await this.#status(entry);
+    return await keeper.status();
   }
 }

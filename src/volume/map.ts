@@ -37,6 +37,7 @@ import {
   treeRange,
 } from "./page.js";
 import type { PageCache } from "./pagecache.js";
+import { wipeMap } from "./remove.js";
 import { ScoTable } from "./scos.js";
 
 /** Pages that are changed in one batch of the store. */
@@ -110,12 +111,7 @@ export class VolumeMap {
 
   /** Removes all that the store has of this vDisk. */
   async wipe(): Promise<void> {
-    const batch = this.#kv.batch();
-    for (const kind of ["page", "sco", "mark"] as const) {
-      const { first, end } = treeRange(kind, this.#tree);
-      batch.deleteRange(first, end);
-    }
-    await this.#kv.write(batch, { sync: true });
+    await wipeMap(this.#kv, this.#tree);
     this.scos.clear();
     this.#pages.forgetAll(this.#owner);
   }

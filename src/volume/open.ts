@@ -7,7 +7,6 @@
 
 import type { ObjectStore } from "../backend/store.js";
 import { assert } from "../base/assert.js";
-import { formatUuid } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES, GIB, MIB } from "../base/units.js";
 import type { MapMark } from "../wire/generated/map.js";
@@ -19,6 +18,7 @@ import { EPOCH_MAX } from "./names.js";
 import { catchUp } from "./rebuild.js";
 import type { Recovered } from "./recovery.js";
 import { RECOVERY_MEMORY_BYTES, Recovery } from "./recovery.js";
+import { journalPath } from "./remove.js";
 import type { VolumeThread } from "./thread.js";
 import { Volume } from "./volume.js";
 
@@ -65,7 +65,7 @@ async function open(
   const empty = emptyMark(config);
   const map = new VolumeMap({ kv, pages: thread.pages, codec: world.codec }, owner, empty);
   const { namespace, name, vdiskId } = config;
-  await catchUp({ thread, kv, store, namespace, name, vdiskId, map, empty });
+  const { wasDamaged } = await catchUp({ thread, kv, store, namespace, name, vdiskId, map, empty });
   const sizes = journalSizes(config);
   const dirty = new DirtyMap();
   const folder = await journalFolder(thread, config);
@@ -112,6 +112,7 @@ async function open(
     batchBytes: sizes.batchBytes,
   });
   volumeBox.volume = volume;
+  if (wasDamaged) volume.counts.corruptions++;
   if (dirty.closedCount > 0) volume.destager.kick();
   return volume;
 }
@@ -169,7 +170,7 @@ function journalSizes(config: VolumeConfig): {
 async function journalFolder(thread: VolumeThread, config: VolumeConfig): Promise<string> {
   const { files } = thread.world.disk;
   const parent = `${config.dir}/journal`;
-  const folder = `${parent}/${formatUuid(config.vdiskId)}`;
+  const folder = journalPath(config.dir, config.vdiskId);
   const stat = await files.stat(folder);
   const names = stat === null ? [] : await files.list(folder);
   const isThere = names.some((name) => name.endsWith(".seg"));

@@ -30,10 +30,14 @@ export interface RebuildParts {
   empty: MapMark;
 }
 
-/** Brings the map to the last TLog. Throws OVS_CORRUPT when the chain has a gap. */
-export async function catchUp(parts: RebuildParts): Promise<void> {
+/**
+ * Brings the map to the last TLog. Resolves with whether the stored one was damaged. Throws
+ * OVS_CORRUPT when the chain has a gap.
+ */
+export async function catchUp(parts: RebuildParts): Promise<{ wasDamaged: boolean }> {
   const { map, store, namespace, thread } = parts;
-  const isLoaded = await loadMap(map);
+  const loaded = await loadMap(map);
+  const isLoaded = loaded === "loaded";
   if (!isLoaded || !(await isOnChain(parts))) await fromCheckpoint(parts, isLoaded);
   const first = map.mark.tlogNumber;
   const objects = await listAll(
@@ -47,13 +51,14 @@ export async function catchUp(parts: RebuildParts): Promise<void> {
     const fields = { vdisk: parts.name, from: first, to: map.mark.tlogNumber };
     thread.world.log.info("the map was brought up by TLogs", fields);
   }
+  return { wasDamaged: loaded === "damaged" };
 }
 
-async function loadMap(map: VolumeMap): Promise<boolean> {
+async function loadMap(map: VolumeMap): Promise<"loaded" | "missing" | "damaged"> {
   try {
-    return await map.load();
+    return (await map.load()) ? "loaded" : "missing";
   } catch (error) {
-    if (error instanceof StorageError && error.kind === "corrupt") return false;
+    if (error instanceof StorageError && error.kind === "corrupt") return "damaged";
     throw error;
   }
 }

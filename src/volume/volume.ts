@@ -104,6 +104,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   #requestsOpen = 0;
   #idleWaiters: Array<() => void> = [];
   readonly #mark: DirtyMark;
+  #condemning: Promise<void> | null = null;
 
   constructor(parts: VolumeParts) {
     const { thread, config } = parts;
@@ -416,7 +417,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       "corrupt",
       `the map in the local store is damaged (${reason}); it is rebuilt at the next start`,
     );
-    void this.map.condemn();
+    this.#condemning = this.map.condemn();
   }
 
   // Control
@@ -497,6 +498,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
 
   async #close(): Promise<void> {
     await this.#mark.settled();
+    await this.#condemning;
     await Promise.allSettled(this.backendReads);
     await this.journal.close();
     this.thread.forget(this);

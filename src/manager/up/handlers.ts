@@ -44,9 +44,11 @@ export function makeHandlers(cluster: UpCluster): Handlers {
       return resized;
     },
     vdiskDelete: async ({ name }) => {
-      await cluster.router.remove(name);
+      await cluster.router.info(name);
+      // First of all: a start after a crash in the middle must not make an empty one of its name.
       const vdisks = cluster.config.vdisks.filter((vdisk) => vdisk.name !== name);
       await cluster.keep({ ...cluster.config, vdisks });
+      await cluster.router.remove(name);
       return {};
     },
     vdiskSync: async ({ name, timeoutMs }) => {

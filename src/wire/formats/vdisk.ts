@@ -21,6 +21,7 @@ const ownerState = codes("OwnerState", {
   recovering: { value: 1, doc: "a router opens the vDisk: recovers its journal, reads its map" },
   serving: { value: 2, doc: "it serves I/O" },
   released: { value: 3, doc: "it was closed in order; nobody serves it" },
+  deleting: { value: 4, doc: "its deletion was begun: it is never served again" },
 });
 
 const ownerContent = codes("OwnerContent", {

@@ -13,6 +13,8 @@ export const OwnerState = {
   serving: 2,
   /** it was closed in order; nobody serves it */
   released: 3,
+  /** its deletion was begun: it is never served again */
+  deleting: 4,
 } as const;
 export type OwnerState = (typeof OwnerState)[keyof typeof OwnerState];
 
