@@ -23,6 +23,7 @@ import type {
 } from "../platform/network.js";
 import { copySegments } from "../platform/segments.js";
 import type { Timer, World } from "../platform/world.js";
+import { Alarm } from "./alarm.js";
 import { type AnswerHandler, CallState, CallTable } from "./calls.js";
 import { decodeControl, encodeControl } from "./control.js";
 import { Greeting } from "./greeting.js";
@@ -71,8 +72,7 @@ export class RpcClient implements ConnectionHandler {
   #heard = false;
   #silence = 0;
   #heartbeatAtMs = 0;
-  #timer: Timer | null = null;
-  #timerAtMs = Number.POSITIVE_INFINITY;
+  readonly #alarm: Alarm;
   #retry: Timer | null = null;
   #closing: Array<() => void> = [];
   #attempts = 0;
@@ -85,6 +85,7 @@ export class RpcClient implements ConnectionHandler {
     this.#world = world;
     this.#options = options;
     this.#clock = new TurnClock(world.clock, world.turn);
+    this.#alarm = new Alarm(world.clock, () => this.#onAlarm());
     this.#calls = new CallTable(options.callsMax ?? 1024);
     this.#inFlightMax = options.inFlightMax ?? 192;
     this.#heartbeatMs = options.heartbeatMs ?? 4000;
@@ -190,7 +191,7 @@ export class RpcClient implements ConnectionHandler {
     calls.handlers[slot] = handler;
     calls.tokens[slot] = token;
     calls.deadlines[slot] = this.#clock.nowMs() + timeoutMs;
-    this.#arm(calls.deadlines[slot]!);
+    this.#alarm.set(calls.deadlines[slot]!);
     if (this.#state === "up" && this.#inFlight < this.#inFlightMax && calls.waiting === 0) {
       this.#send(slot, meta, payload, into, timeoutMs);
       return;
@@ -230,7 +231,7 @@ export class RpcClient implements ConnectionHandler {
     if (this.#connection !== null || this.#attempts > 0) {
       await new Promise<void>((resolve) => this.#closing.push(resolve));
     }
-    this.#disarm();
+    this.#alarm.cancel();
   }
 
   // ConnectionHandler: called by the network only.
@@ -422,23 +423,7 @@ export class RpcClient implements ConnectionHandler {
 
   // Time: one timer for all deadlines and the heartbeat.
 
-  #arm(atMs: number): void {
-    if (atMs >= this.#timerAtMs) return;
-    this.#timer?.cancel();
-    this.#timerAtMs = atMs;
-    const delayMs = Math.max(0, atMs - this.#world.clock.nowMs());
-    this.#timer = this.#world.clock.after(delayMs, () => this.#onTimer());
-  }
-
-  #disarm(): void {
-    this.#timer?.cancel();
-    this.#timer = null;
-    this.#timerAtMs = Number.POSITIVE_INFINITY;
-  }
-
-  #onTimer(): void {
-    this.#timer = null;
-    this.#timerAtMs = Number.POSITIVE_INFINITY;
+  #onAlarm(): void {
     const nowMs = this.#world.clock.nowMs();
     const calls = this.#calls;
     let nextMs = Number.POSITIVE_INFINITY;
@@ -450,7 +435,7 @@ export class RpcClient implements ConnectionHandler {
     }
     this.#pump();
     if (this.#connection !== null) nextMs = Math.min(nextMs, this.#heartbeat(nowMs));
-    this.#arm(nextMs);
+    this.#alarm.set(nextMs);
   }
 
   #expire(slot: number): void {
@@ -467,7 +452,7 @@ export class RpcClient implements ConnectionHandler {
       // Half of its answer is here: to drop it now would cost the connection and all other calls.
       calls.graceGiven[slot] = 1;
       calls.deadlines[slot]! += ARRIVAL_GRACE_MS;
-      this.#arm(calls.deadlines[slot]!);
+      this.#alarm.set(calls.deadlines[slot]!);
       return;
     }
     if (connection.open) this.#endWith(slot, "OVS_TIMEOUT", this.#timeoutMessage(slot));
@@ -538,7 +523,7 @@ export class RpcClient implements ConnectionHandler {
     this.#heard = true;
     this.#silence = 0;
     this.#heartbeatAtMs = this.#world.clock.nowMs() + this.#heartbeatMs;
-    this.#arm(this.#heartbeatAtMs);
+    this.#alarm.set(this.#heartbeatAtMs);
     const greeted = this.#greeting.wait(timeoutMs);
     const hello = encodeControl(makeHello(this.#options.self, this.#options.wants));
     this.#header(0, OPERATION_HELLO, 0, 0, timeoutMs);
@@ -574,7 +559,7 @@ export class RpcClient implements ConnectionHandler {
       this.#calls.handlers[slot] = this.#promised;
       this.#calls.tokens[slot] = token;
       this.#calls.deadlines[slot] = this.#clock.nowMs() + timeoutMs;
-      this.#arm(this.#calls.deadlines[slot]!);
+      this.#alarm.set(this.#calls.deadlines[slot]!);
       this.#send(slot, meta, null, null, timeoutMs);
     });
   }

@@ -211,6 +211,30 @@ t.test("a call ends at its deadline, and a late answer harms nobody", async (t) 
   await server.stop();
 });
 
+t.test(
+  "an answer that came while the loop was busy counts, however late the loop looks",
+  async (t) => {
+    const server = makeServer();
+    const timeoutMs = 60;
+    server.handleFast(1, (request) => {
+      // The kernel has the answer; then this loop, which is the client's too, has no time for it.
+      request.reply(null, null, () => {
+        const end = performance.now() + 2 * timeoutMs;
+        while (performance.now() < end);
+      });
+    });
+    const client = makeClient(await server.listen(freshAddress()));
+    client.start();
+    await until(() => client.connected, "the client is connected");
+    const started = performance.now();
+    await client.call(1, null, null, null, { timeoutMs });
+    t.ok(performance.now() - started > timeoutMs, "it came after the deadline");
+    t.equal(client.pending, 0);
+    await client.close();
+    await server.stop();
+  },
+);
+
 t.test("what is over the limits waits in line, then is refused", async (t) => {
   const server = makeServer({ inFlightMax: 4 });
   let running = 0;
