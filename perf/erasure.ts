@@ -47,7 +47,7 @@ export const erasureRow: Row = {
     await run("cc", ["-O2", source, "-lisal", "-o", program], { timeoutMs: 60_000 });
     const reason = await buildRonomon();
     if (reason !== null) context.say(`without @ronomon/reed-solomon: ${reason}`);
-    const seconds = Math.max(0.5, context.seconds / 4);
+    const seconds = Math.max(0.5, context.seconds / 5);
     const lines: Line[] = [];
     for (const fragmentBytes of [64 * KIB, 1024 * KIB]) {
       for (const [k, m] of CODES) {

@@ -102,7 +102,7 @@ async function measure(
   server: Server,
 ): Promise<Round> {
   const before = cpuSecondsOf([server.pid]);
-  const args = [LOAD, address, kind, String(depth), String(context.seconds)];
+  const args = [LOAD, address, kind, String(depth), String(context.seconds / 2)];
   const timeoutMs = (context.seconds + 60) * 1000;
   const said = JSON.parse(await run(process.execPath, args, { timeoutMs })) as Round;
   return { ...said, cpuSeconds: said.cpuSeconds + cpuSecondsOf([server.pid]) - before };

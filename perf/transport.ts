@@ -58,7 +58,7 @@ async function round(
   );
   try {
     const before = cpuSecondsOf([server.pid]);
-    const args = [program, work, socket, String(bytes), String(depth), String(context.seconds)];
+    const args = [program, work, socket, String(bytes), String(depth), String(context.seconds / 2)];
     const text = await run(process.execPath, args, { timeoutMs: (context.seconds + 30) * 1000 });
     const result = JSON.parse(text) as Round;
     if (program === PEER) result.cpuSeconds += cpuSecondsOf([server.pid]) - before;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // node volume-load.js FOLDER WORK DEPTH SECONDS [JOURNAL_MIB [SPAN_MIB]]: the volume layer alone,
-// without socket and backend. WORK: write (random 4 KiB), flush (each write followed by a flush),
-// dirty (random 4 KiB reads from the journal). The backend takes everything and keeps nothing.
+// without socket and backend. WORK: write (random 4 KiB), flush (each write followed by a flush).
+// The backend takes everything and keeps nothing.
 // Prints {"value": IOPS, "cpuSeconds": …, "p50us": …, "p99us": …}.
 
 import { rmSync } from "node:fs";
@@ -22,6 +22,7 @@ const seconds = Number(secondsText);
 const journalBytes = Number(journalText ?? 4096) * MIB;
 const spanClusters = (Number(spanText ?? 4096) * MIB) / CLUSTER_BYTES;
 assert(folder !== undefined && depth > 0 && seconds > 0, "FOLDER WORK DEPTH SECONDS");
+assert(work === "write" || work === "flush", "write or flush");
 
 class VoidStore implements ObjectStore {
   putBytes = 0;
@@ -156,7 +157,7 @@ function begin(slot: number): void {
     requests.kind[slot] = RequestKind.Flush;
     requests.length[slot] = 0;
   } else {
-    requests.kind[slot] = work === "dirty" ? RequestKind.Read : RequestKind.Write;
+    requests.kind[slot] = RequestKind.Write;
     requests.offset[slot] = next() * CLUSTER_BYTES;
     requests.length[slot] = CLUSTER_BYTES;
     begun[slot] = performance.now();
@@ -179,10 +180,6 @@ async function phase(forSeconds: number): Promise<void> {
   await idle;
 }
 
-if (work === "dirty") {
-  // Something to read: a sequential pass over the span, kept in the journal.
-  requests.kind.fill(RequestKind.Write);
-}
 const cpu = process.cpuUsage();
 const start = performance.now();
 await phase(seconds);

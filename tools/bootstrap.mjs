@@ -16,7 +16,12 @@ const COMMANDS = {
   start: { groups: ["build"], run: start },
   test: { groups: ["build", "test", "check", "vm"], run: testCommand },
   check: { groups: ["build", "check"], run: (args) => script("tools/check.mjs", args) },
-  perf: { groups: ["build", "test"], run: (args) => script("dist/perf/run.js", args) },
+  perf: {
+    groups: ["build", "test"],
+    // A peer of many packages: only who names it gets it.
+    extra: (args) => (args.includes("ceph") ? ["ceph"] : []),
+    run: (args) => script("dist/perf/run.js", args),
+  },
   soak: { groups: ["build", "test"], run: (args) => script("tools/soak.mjs", args) },
   "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
   fuzz: {
@@ -61,7 +66,7 @@ async function main() {
   // Compiled files of another Node are used as they are: Node-API addons do not depend on it.
   if (!process.env.OVS_NO_BUILD) {
     await withLock(async () => {
-      await debianPackages(command.groups);
+      await debianPackages([...command.groups, ...(command.extra?.(args) ?? [])]);
       await npmPackages();
       if (command.compile === false) return;
       if (name === "test") await testRunner();

@@ -14,6 +14,7 @@ import { check as lock } from "./check/lock.mjs";
 import { check as natives } from "./check/natives.mjs";
 import { openProject } from "./check/project.mjs";
 import { check as purity } from "./check/purity.mjs";
+import { check as results } from "./check/results.mjs";
 import { check as size } from "./check/size.mjs";
 import { check as skips } from "./check/skips.mjs";
 import { check as state } from "./check/state.mjs";
@@ -32,6 +33,7 @@ const CHECKS = {
   state,
   lint,
   formats,
+  results,
   "clang-format": clangFormat,
   "clang-tidy": clangTidy,
 };

@@ -14,11 +14,13 @@ export interface FioResult {
   /** CPU seconds of fio's job itself. */
   cpuSeconds: number;
   operations: number;
+  bytes: number;
   errors: number;
 }
 
 interface FioSide {
   iops: number;
+  io_bytes: number;
   bw_bytes: number;
   total_ios: number;
   clat_ns: { mean: number; percentile?: Record<string, number> };
@@ -35,13 +37,14 @@ interface FioJob {
 }
 
 /** Runs one job; reads and writes are added up. Throws when fio fails. */
-export async function runFio(options: FioOptions): Promise<FioResult> {
+export async function runFio(options: FioOptions, env?: NodeJS.ProcessEnv): Promise<FioResult> {
   const args = ["--name=perf", "--output-format=json", "--group_reporting"];
   for (const [name, value] of Object.entries(options)) {
     args.push(value === true ? `--${name}` : `--${name}=${value}`);
   }
   const seconds = Number(options.runtime ?? 0) + Number(options.ramp_time ?? 0);
-  const text = await run("fio", args, { timeoutMs: (seconds + 300) * 1000 });
+  const limit = { timeoutMs: (seconds + 300) * 1000 };
+  const text = await run("fio", args, env === undefined ? limit : { ...limit, env });
   const report = JSON.parse(text.slice(text.indexOf("{"))) as { jobs: FioJob[] };
   const job = report.jobs[0]!;
   const side = job.write.total_ios > job.read.total_ios ? job.write : job.read;
@@ -57,6 +60,7 @@ export async function runFio(options: FioOptions): Promise<FioResult> {
     },
     cpuSeconds: ((job.usr_cpu + job.sys_cpu) / 100) * (job.job_runtime / 1000),
     operations: job.read.total_ios + job.write.total_ios,
+    bytes: job.read.io_bytes + job.write.io_bytes,
     errors: job.error,
   };
 }

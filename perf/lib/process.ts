@@ -109,6 +109,16 @@ export function residentBytesOf(pids: readonly number[]): number {
   return pages * 4096;
 }
 
+/** Bytes that living processes had written to disks, of any file. */
+export function diskBytesOf(pids: readonly number[]): number {
+  let bytes = 0;
+  for (const pid of pids) {
+    const text = readFileSync(`/proc/${pid}/io`, "latin1");
+    bytes += Number(/^write_bytes: (\d+)$/m.exec(text)?.[1] ?? 0);
+  }
+  return bytes;
+}
+
 /** A process and all its living descendants. */
 export function processTree(root: number): number[] {
   const childrenOf = new Map<number, number[]>();

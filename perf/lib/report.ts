@@ -5,6 +5,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import Table from "cli-table3";
+import { formatPlot } from "./plot.js";
 import type { Line } from "./stats.js";
 import { median, met, score } from "./stats.js";
 
@@ -14,6 +15,17 @@ export interface RowReport {
   lines: Line[];
   /** Why the row could not be measured; null when it was. */
   failure: string | null;
+}
+
+/** All that a file of results holds. */
+export interface Results {
+  when: string;
+  /** Rounds of each side, seconds of a round, and of the whole run. */
+  rounds: number;
+  roundSeconds: number;
+  tookSeconds: number;
+  machine: Record<string, string | number>;
+  reports: RowReport[];
 }
 
 /** The table: ours, peer, ratio, target. */
@@ -32,7 +44,8 @@ export function formatTable(reports: readonly RowReport[]): string {
   return table.toString();
 }
 
-function cells(line: Line): string[] {
+/** The cells of a line behind the name of its row. */
+export function cells(line: Line): string[] {
   const peer = line.peer === null ? "" : `${line.peer} ${round(median(line.peers))}`;
   const cpu = line.oursCpuSeconds.length > 0 ? round(median(line.oursCpuSeconds)) : "";
   const peersCpu =
@@ -61,17 +74,12 @@ function round(value: number): string {
 }
 
 /** Writes `<folder>/<name>.json` and `.svg`; returns their paths. */
-export function writeResults(
-  folder: string,
-  name: string,
-  reports: readonly RowReport[],
-): string[] {
+export function writeResults(folder: string, name: string, results: Results): string[] {
   mkdirSync(folder, { recursive: true });
   const json = `${folder}/${name}.json`;
   const svg = `${folder}/${name}.svg`;
-  const content = { when: new Date().toISOString(), machine: describeMachine(), reports };
-  writeFileSync(json, `${JSON.stringify(content, null, 1)}\n`);
-  writeFileSync(svg, formatPlot(reports.flatMap((report) => report.lines)));
+  writeFileSync(json, `${JSON.stringify(results, null, 1)}\n`);
+  writeFileSync(svg, formatPlot(results.reports.flatMap((report) => report.lines)));
   return [json, svg];
 }
 
@@ -95,39 +103,4 @@ function osName(): string {
   } catch {
     return "Linux";
   }
-}
-
-/** Bars of ours / peer with the target as a tick; lines without a peer are left out. */
-export function formatPlot(lines: readonly Line[]): string {
-  const shown = lines.filter((line) => line.peer !== null);
-  const barHeight = 26;
-  const left = 420;
-  const width = 960;
-  const scores = shown.flatMap((line) => [score(line), line.target ?? 0]);
-  const most = Math.max(1.25, ...scores) * 1.1;
-  const x = (value: number) => left + ((width - left - 70) * value) / most;
-  const parts = [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${shown.length * barHeight + 40}"`,
-    ` font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>`,
-    `<line x1="${x(1)}" y1="20" x2="${x(1)}" y2="${shown.length * barHeight + 28}" stroke="#888"/>`,
-    `<text x="${x(1)}" y="14" text-anchor="middle">peer = 1</text>`,
-  ];
-  for (const [index, line] of shown.entries()) {
-    parts.push(bar(line, 24 + index * barHeight, left, x));
-  }
-  parts.push("</svg>\n");
-  return parts.join("\n");
-}
-
-function bar(line: Line, y: number, left: number, x: (value: number) => number): string {
-  const value = score(line);
-  const color = met(line) === false ? "#c0392b" : "#2c7fb8";
-  const label = `${line.label} vs ${line.peer}`.replace(/[<&>]/g, " ");
-  const text = `<text x="${left - 8}" y="${y + 14}" text-anchor="end">${label}</text>`;
-  const box = `<rect x="${left}" y="${y}" width="${x(value) - left}" height="18" fill="${color}"/>`;
-  const figure = `<text x="${x(value) + 5}" y="${y + 14}">${value.toFixed(2)}</text>`;
-  if (line.target === null) return text + box + figure;
-  const at = x(line.target);
-  const tick = `<line x1="${at}" y1="${y - 2}" x2="${at}" y2="${y + 20}" stroke="black" stroke-width="2"/>`;
-  return text + box + tick + figure;
 }

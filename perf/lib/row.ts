@@ -10,6 +10,8 @@ export interface RowContext {
   readonly rounds: number;
   /** Length of one round's measurement. */
   readonly seconds: number;
+  /** A look whether the row works: short cuts that make its values worthless are welcome. */
+  readonly quick: boolean;
   /** Tells the reader what goes on. */
   say(message: string): void;
 }

@@ -10,9 +10,12 @@ const OVS = new URL("../../src/bin/ovs.js", import.meta.url).pathname;
 const LIMIT = { timeoutMs: 60_000 };
 export const SPAN_GIB = 4;
 
-/** Someone who serves a disk over NBD. */
+/** Someone who serves a disk. */
 export interface Side {
+  /** Of its NBD server; empty where fio reaches it by another engine. */
   readonly uri: string;
+  /** Environment of its clients. */
+  readonly env?: NodeJS.ProcessEnv;
   /** CPU seconds of all its processes so far. */
   cpuSeconds(): number;
   stop(): Promise<void>;
@@ -20,14 +23,9 @@ export interface Side {
 
 /** What every job of both sides has: 4 GiB, fresh buffers, no map of blocks. */
 export async function work(side: Side, options: FioOptions): Promise<FioResult> {
-  return await runFio({
-    ioengine: "nbd",
-    uri: side.uri,
-    size: `${SPAN_GIB}G`,
-    refill_buffers: true,
-    norandommap: true,
-    ...options,
-  });
+  const common = { size: `${SPAN_GIB}G`, refill_buffers: true, norandommap: true } as const;
+  const nbd: FioOptions = side.uri === "" ? {} : { ioengine: "nbd", uri: side.uri };
+  return await runFio({ ...nbd, ...common, ...options }, side.env);
 }
 
 /** qemu-nbd on a raw file; the file is written once when it is made. */
@@ -55,7 +53,11 @@ export class Ours implements Side {
 
   constructor(folder: string) {
     this.data = `${folder}/data`;
-    this.uri = `nbd+unix:///vd0?socket=${this.data}/run/nbd.sock`;
+    this.uri = this.uriOf("vd0");
+  }
+
+  uriOf(vdisk: string): string {
+    return `nbd+unix:///${vdisk}?socket=${this.data}/run/nbd.sock`;
   }
 
   async start(...options: string[]): Promise<void> {
@@ -76,17 +78,29 @@ export class Ours implements Side {
     return await run(process.execPath, [OVS, ...args, "--data", this.data], limit);
   }
 
-  /** Bytes that the client wrote, and that the ASDs stored for them. */
-  async written(): Promise<{ client: number; backend: number }> {
+  /** Bytes that clients wrote to vd0. */
+  async clientBytes(): Promise<number> {
     const info = JSON.parse(await this.ovs("vdisk", "info", "vd0", "--json")) as {
       clientWrittenBytes: number;
-      backendWrittenBytes: number;
     };
-    return { client: info.clientWrittenBytes, backend: info.backendWrittenBytes };
+    return info.clientWrittenBytes;
   }
 
-  async sync(): Promise<void> {
-    await this.ovs("vdisk", "sync", "vd0");
+  /** Resolves when all of a vDisk is in the backend at full width. */
+  async sync(vdisk = "vd0"): Promise<void> {
+    await this.ovs("vdisk", "sync", vdisk);
+  }
+
+  async dropCaches(): Promise<void> {
+    await this.ovs("cache", "drop");
+  }
+
+  /** The product's processes by what they are, `ovs up` itself among them. */
+  async processes(): Promise<Array<{ id: string; role: string; pid: number }>> {
+    const status = JSON.parse(await this.ovs("status", "--json")) as {
+      processes: Array<{ id: string; role: string; pid: number }>;
+    };
+    return [{ id: "up", role: "up", pid: this.#server!.pid }, ...status.processes];
   }
 
   get pids(): number[] {
