@@ -44,9 +44,12 @@ export interface BackendClientConfig {
   manifestsMax: number;
   /** Bytes of the arena for decoding. */
   decodeBytes: number;
+  /** An OSD without connection for longer counts as lost: its fragments are made anew elsewhere. */
+  lostAfterMs: number;
 }
 
 export const CLIENT_DEFAULTS = {
+  lostAfterMs: 10 * 60_000,
   preset: "default",
   manifestsMax: 65_536,
   decodeBytes: 32 * MIB,
@@ -191,10 +194,14 @@ export class BackendClient implements ObjectStore {
       if (policies.length === 1 && (await isSurelyFull(host, namespace))) {
         return { full: true, spareMin: policies[0]!.m };
       }
-      const { full, spareMin } = await widthOf(host, namespace, preset);
+      const { lostAfterMs } = this.#config;
+      const { full, spareMin, repairable } = await widthOf(host, namespace, preset, lostAfterMs);
       const spare = spareMin ?? policies[0]?.m ?? 0;
       const leftMs = untilMs - clock.nowMs();
-      if (full || leftMs <= 0 || this.#stopped) return { full, spareMin: spare };
+      // Fragments on an OSD that is away, and not lost yet, come back with it or are made anew when
+      // it is lost: who asks is told now rather than kept waiting for that.
+      const isPointless = repairable === 0;
+      if (full || isPointless || leftMs <= 0 || this.#stopped) return { full, spareMin: spare };
       await clock.sleep(Math.min(delayMs, leftMs));
     }
   }

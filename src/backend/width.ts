@@ -12,6 +12,8 @@ import { fragmentsPossible } from "./policy.js";
 import type { ObjectInfo } from "./store.js";
 
 const PAGE = 500;
+/** A process that died is back before that: an OSD is waited for so long. */
+const BACK_SOON_MS = 10_000;
 
 export interface WidthHost {
   readonly registry: Registry;
@@ -25,16 +27,29 @@ export interface Width {
   spareMin: number | null;
   /** Objects that are narrower than they could be. */
   narrow: number;
+  /** Those of them that become wider soon: they do not wait for an OSD to be lost. */
+  repairable: number;
 }
 
-/** Looks at all objects of a namespace. `preset` is the namespace's. */
-export async function widthOf(host: WidthHost, namespace: string, preset: string): Promise<Width> {
-  const width: Width = { full: true, spareMin: null, narrow: 0 };
+/**
+ * Looks at all objects of a namespace. `preset` is the namespace's; an OSD that is away for longer
+ * than `lostAfterMs` is lost.
+ */
+export async function widthOf(
+  host: WidthHost,
+  namespace: string,
+  preset: string,
+  lostAfterMs: number,
+): Promise<Width> {
+  const width: Width = { full: true, spareMin: null, narrow: 0, repairable: 0 };
   const allowed = allowedBy(host, preset);
   await eachManifest(host.registry, namespace, (manifest) => {
     const spare = spareOf(manifest, (osd) => host.pool.isUp(osd));
     if (width.spareMin === null || spare < width.spareMin) width.spareMin = spare;
-    if (spare + manifest.policy.k < allowed(manifest)) width.narrow++;
+    const wide = spare + manifest.policy.k;
+    if (wide >= allowed(manifest)) return;
+    width.narrow++;
+    if (wide + awayIn(host, manifest, lostAfterMs) < allowed(manifest)) width.repairable++;
   });
   width.full = width.narrow === 0;
   return width;
@@ -78,6 +93,17 @@ export async function listObjects(
     if (!page.more || objects.length >= options.limit) return objects;
     after = page.entries.at(-1)!.key;
   }
+}
+
+/** Fragments on OSDs that stay away and are not lost yet: repair leaves them alone. */
+function awayIn({ pool }: WidthHost, manifest: Manifest, lostAfterMs: number): number {
+  let away = 0;
+  for (const { osd } of manifest.fragments) {
+    if (osd === 0 || pool.isUp(osd)) continue;
+    const downMs = pool.downMs(osd);
+    if (downMs > BACK_SOON_MS && downMs <= lostAfterMs) away++;
+  }
+  return away;
 }
 
 /** Fragments that the living OSDs allow an object. */

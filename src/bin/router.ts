@@ -10,6 +10,7 @@ import { type RouterConfig, RouterDaemon } from "../router/router.js";
 import { runDaemon } from "./daemon.js";
 
 const ARENA_BYTES = 64 * MIB;
+const LOST_AFTER_MS = 600_000;
 
 const HELP = `ovs router: owns vDisks and serves them over NBD
 
@@ -25,6 +26,7 @@ const HELP = `ovs router: owns vDisks and serves them over NBD
   --read-cache-size BYTES  read cache in the folder
   --sco-size BYTES       size of SCOs
   --threads N            worker threads
+  --lost-after SECONDS   an ASD that is away for longer counts as lost (600)
   --log DIR              folder of logs
 
 Addresses are unix:PATH or tcp:HOST:PORT (loopback only). Sizes in bytes.`;
@@ -47,6 +49,7 @@ function readConfig(args: string[]): RouterConfig | null {
       "read-cache-size": one,
       "sco-size": one,
       threads: one,
+      "lost-after": one,
       log: one,
       help: { type: "boolean", short: "h" },
     },
@@ -75,6 +78,7 @@ function readConfig(args: string[]): RouterConfig | null {
     readCacheBytes: number("read-cache-size"),
     scoBytes: number("sco-size"),
     threads: Math.max(1, number("threads")),
+    lostAfterMs: values["lost-after"] === undefined ? LOST_AFTER_MS : 1000 * number("lost-after"),
     logTo: values.log ?? null,
   };
 }

@@ -124,7 +124,11 @@ export class EmbeddedRegistry implements Registry {
     this.#options = options;
     const past = options.past ?? { revisionsMax: PAST_REVISIONS_MAX, bytesMax: PAST_BYTES_MAX };
     this.#watches = new WatchHub(world.clock, revision, past);
-    this.#leases = new LeaseTable(world.clock, (lease) => this.#expired(lease));
+    this.#leases = new LeaseTable(
+      world.clock,
+      (lease) => this.#expired(lease),
+      (stallMs) => world.log.warn("the registry stood still: all leases begin anew", { stallMs }),
+    );
   }
 
   /**

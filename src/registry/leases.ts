@@ -3,6 +3,10 @@
 // only; what must survive a restart is written by the caller. After a restart every lease begins
 // anew with its full time (P-C7), because nobody knows how long the registry was away.
 //
+// The same when this process stood still (stopped, or a host without time for it): nobody could
+// renew in that time, so that every living lease begins anew, as etcd does for a new leader. A beat
+// tells: it comes late by as long as the process stood.
+//
 // An expired lease is first *ending*: it cannot be renewed any more, and `onExpired` has its
 // transaction queued; that one removes it.
 
@@ -12,6 +16,10 @@ import type { Clock, Timer } from "../platform/world.js";
 
 export const LEASES_MAX = 10_000;
 export const LEASE_KEYS_MAX = 1000;
+
+const BEAT_MS = 250;
+/** A beat that comes later than this says that the process stood still. */
+const STALL_MS = 1000;
 
 export interface Lease {
   id: bigint;
@@ -25,12 +33,21 @@ export class LeaseTable {
   readonly #clock: Clock;
   readonly #onExpired: (lease: Lease) => void;
   readonly #leases = new Map<bigint, Lease>();
+  readonly #onStall: (stallMs: number) => void;
   #timer: Timer | null = null;
   #timerAtMs = Number.POSITIVE_INFINITY;
+  #beat: Timer | null = null;
+  #beatMs = 0;
 
-  constructor(clock: Clock, onExpired: (lease: Lease) => void) {
+  /** `onStall`: the process stood still for so long, and all leases begin anew. */
+  constructor(
+    clock: Clock,
+    onExpired: (lease: Lease) => void,
+    onStall: (stallMs: number) => void = () => undefined,
+  ) {
     this.#clock = clock;
     this.#onExpired = onExpired;
+    this.#onStall = onStall;
   }
 
   get size(): number {
@@ -59,6 +76,7 @@ export class LeaseTable {
     const lease = { id, ttlSeconds, deadlineMs, ending: false, keys: new Set<string>() };
     this.#leases.set(id, lease);
     this.#arm(deadlineMs);
+    if (this.#beat === null) this.#startBeat();
     return lease;
   }
 
@@ -87,6 +105,28 @@ export class LeaseTable {
     this.#timer?.cancel();
     this.#timer = null;
     this.#timerAtMs = 0;
+    this.#beat?.cancel();
+    this.#beat = null;
+  }
+
+  #startBeat(): void {
+    this.#beatMs = this.#clock.nowMs();
+    this.#beat = this.#clock.after(BEAT_MS, () => {
+      this.#beat = null;
+      this.#noticeStall();
+      if (this.#leases.size > 0) this.#startBeat();
+    });
+  }
+
+  #noticeStall(): void {
+    const now = this.#clock.nowMs();
+    const lateMs = now - this.#beatMs - BEAT_MS;
+    if (lateMs < STALL_MS - BEAT_MS) return;
+    this.#beatMs = now;
+    for (const lease of this.#leases.values()) {
+      if (!lease.ending) lease.deadlineMs = now + lease.ttlSeconds * 1000;
+    }
+    this.#onStall(lateMs);
   }
 
   #arm(atMs: number): void {
@@ -101,6 +141,8 @@ export class LeaseTable {
   #expire(): void {
     this.#timer = null;
     this.#timerAtMs = Number.POSITIVE_INFINITY;
+    // This timer may be the first to run after a stall.
+    this.#noticeStall();
     const now = this.#clock.nowMs();
     let earliest = Number.POSITIVE_INFINITY;
     for (const lease of this.#leases.values()) {

@@ -56,6 +56,7 @@ export interface HostConfig {
   thread: number;
   /** The shards that live on this thread. */
   shards: number[];
+  lostAfterMs: number;
   logTo: string | null;
 }
 
@@ -157,6 +158,7 @@ export class VolumeHost {
       registry: this.#registry,
       proxies,
       decodeBytes: DECODE_BYTES,
+      lostAfterMs: config.lostAfterMs,
     });
     this.#nbd = new NbdServer(world);
     const methods: HostMethods = {

@@ -18,6 +18,7 @@ import type { World } from "../platform/world.js";
 import { RegistryClient } from "../registry/client.js";
 import type { Registry } from "../registry/registry.js";
 import { RpcServer } from "../rpc/server.js";
+import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { Assignment } from "./assignment.js";
 import type { HostConfig, HostMethods, MainMethods } from "./host.js";
 import { VdiskKeeper } from "./keeper.js";
@@ -53,6 +54,8 @@ export interface RouterConfig {
   readCacheBytes: number;
   scoBytes: number;
   threads: number;
+  /** An ASD that is away for longer counts as lost: `sync` waits for its fragments' repair. */
+  lostAfterMs: number;
   /** Folder of the threads' logs. */
   logTo: string | null;
 }
@@ -154,11 +157,13 @@ export class RouterDaemon {
         cluster: config.cluster,
         registry: config.registry,
         proxies: config.proxies,
-        journalBytes: share(config.journalBytes),
+        // Shards of an earlier start with more threads must not make those of today too small.
+        journalBytes: Math.max(JOURNAL_BYTES_MIN, share(config.journalBytes)),
         cacheBytes: share(config.cacheBytes),
         readCacheBytes: share(config.readCacheBytes),
         thread,
         shards: list,
+        lostAfterMs: config.lostAfterMs,
         logTo: config.logTo,
       };
       await this.#startHost(data);

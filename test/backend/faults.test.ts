@@ -12,6 +12,7 @@ import {
   Namespaces,
   uploadEpoch,
 } from "../../src/backend/namespaces.js";
+import type { OsdPool } from "../../src/backend/osdpool.js";
 import { parsePolicy } from "../../src/backend/policy.js";
 import { RateLimit } from "../../src/backend/ratelimit.js";
 import { ensurePreset, registerOsd, setOsdState } from "../../src/backend/records.js";
@@ -203,7 +204,7 @@ class Lab {
 
   async width(): Promise<number> {
     const { registry, pool } = this.core;
-    return (await widthOf({ registry, pool }, "ns", "default")).spareMin ?? -1;
+    return (await widthOf({ registry, pool }, "ns", "default", 600_000)).spareMin ?? -1;
   }
 
   keys(letter: string): number {
@@ -238,6 +239,34 @@ t.test(`any m fragments may be down, missing, damaged or silent (SEED=${seed})`,
     for (const osd of lab.places("o").slice(0, m + 1)) strike(osd, 2);
     await t.rejects(lab.isRight("o", 0, bytes), { code: "OVS_CORRUPT" });
   }
+});
+
+t.test("a fragment on an OSD that is away is not waited for until that is lost", async (t) => {
+  const lab = await Lab.start(t, { osds: 7 });
+  await lab.put("o", 300 * KIB);
+  t.ok(await lab.isRight("o", 0, 300 * KIB));
+  const away = lab.places("o")[2]!.id;
+  const widthAfter = async (awayMs: number, osds = 7) => {
+    const { registry, pool } = lab.core;
+    const members = pool.writable(true).filter(({ id }) => id !== away || awayMs === 0);
+    const seen: OsdPool = Object.create(pool, {
+      isUp: { value: (id: number) => id !== away || awayMs === 0 },
+      downMs: { value: (id: number) => (id === away ? awayMs : 0) },
+      writable: { value: () => members.slice(0, osds - (awayMs === 0 ? 0 : 1)) },
+    });
+    return await widthOf({ registry, pool: seen }, "ns", "default", 600_000);
+  };
+  t.match(await widthAfter(0), { full: true, spareMin: 2, narrow: 0, repairable: 0 });
+  const soon = await widthAfter(1000);
+  t.match(soon, { full: false, spareMin: 1, repairable: 1 }, "it may be back in a moment");
+  const gone = await widthAfter(60_000);
+  t.match(gone, { full: false, spareMin: 1, narrow: 1, repairable: 0 }, "nothing mends it now");
+  t.match(await widthAfter(700_000), { full: false, repairable: 1 }, "repair is at it");
+  t.match(
+    await widthAfter(60_000, 6),
+    { full: true, spareMin: 1 },
+    "without a spare: all there is",
+  );
 });
 
 /** 0 down, 1 the fragment is gone, 2 it is damaged. Returns what undoes it. */

@@ -204,6 +204,7 @@ export class RouterRig {
       readCacheBytes: 0,
       scoBytes: 4 * MIB,
       threads: 1,
+      lostAfterMs: 600_000,
       logTo: null,
     };
     this.router = new RouterDaemon(world, config, new InlineThreads(this), (reason) => {

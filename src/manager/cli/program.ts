@@ -126,6 +126,7 @@ function addUp(program: Command, actions: Actions, exit: (code: number) => void)
     .option("--read-cache-size <size>", "read cache on the local disk (4G)")
     .option("--sco-size <size>", "size of the objects in the backend (16M)")
     .option("--router-threads <n>", "worker threads of the router (cores - 1)")
+    .option("--lost-after <seconds>", "an ASD that is away for longer counts as lost (600)")
     .addHelpText(
       "after",
       "\nThe options are kept in DIR/ovs.toml; a later start needs none of them. Ctrl-C stops cleanly.",

@@ -3,6 +3,7 @@
 // how a later start may change it. Everything is checked here, before anything is started.
 
 import { parse, stringify, TomlError } from "smol-toml";
+import { formatPolicy, type Policy, parsePolicy } from "../../backend/policy.js";
 import { messageOf, StorageError } from "../../base/errors.js";
 import {
   CLUSTER_BYTES,
@@ -16,14 +17,9 @@ import {
 export const CONFIG_VERSION = 1;
 export const ASDS_MAX = 64;
 export const VDISKS_MAX = 4096;
-
-/** (k, m, c, x): k data + m parity fragments, acknowledged at c, at most x per failure domain. */
-export interface PolicyConfig {
-  k: number;
-  m: number;
-  c: number;
-  x: number;
-}
+const LOST_AFTER_S_MAX = 365 * 86_400;
+/** A thread's share of the journal, at least. */
+const JOURNAL_BYTES_A_THREAD = 4 * MIB;
 
 /** A vDisk that `ovs up` makes when it is not there. */
 export interface VdiskConfig {
@@ -38,7 +34,7 @@ export interface ClusterConfig {
   cluster: string;
   asds: number;
   asdBytes: number;
-  policy: PolicyConfig;
+  policy: Policy;
   vdisks: VdiskConfig[];
   nbd: string[];
   journalBytes: number;
@@ -46,6 +42,8 @@ export interface ClusterConfig {
   readCacheBytes: number;
   scoBytes: number;
   routerThreads: number;
+  /** Milliseconds until an ASD that is away counts as lost. */
+  lostAfterMs: number;
 }
 
 /** Options as a user gives them: all optional, sizes as text. */
@@ -61,6 +59,7 @@ export interface UpOptions {
   readCacheSize?: string;
   scoSize?: string;
   routerThreads?: string;
+  lostAfter?: string;
 }
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
@@ -115,19 +114,6 @@ function parseBounded(what: string, text: string, min: number, max: number, unit
     );
   }
   return bytes;
-}
-
-/** Reads `k,m,c,x` and checks it by itself; the number of ASDs is checked with the whole. */
-export function parsePolicy(text: string): PolicyConfig {
-  const parts = text.split(",");
-  if (parts.length !== 4 || !parts.every((part) => /^\d{1,3}$/.test(part))) {
-    throw invalid(`the policy "${text}" is not k,m,c,x (as in 4,2,5,6)`);
-  }
-  const [k, m, c, x] = parts.map(Number) as [number, number, number, number];
-  if (k < 1 || k + m > 32) throw invalid(`the policy ${text} needs 1 ≤ k and k + m ≤ 32`);
-  if (c < k || c > k + m) throw invalid(`the policy ${text} needs k ≤ c ≤ k + m: c is ${c}`);
-  if (x < 1) throw invalid(`the policy ${text} needs x ≥ 1`);
-  return { k, m, c, x };
 }
 
 /** Reads `NAME:SIZE`. */
@@ -189,6 +175,7 @@ export function newConfig(options: UpOptions, cluster: string, cpus: number): Cl
       1,
       64,
     ),
+    lostAfterMs: 1000 * parseCount("--lost-after", options.lostAfter ?? "600", 1, LOST_AFTER_S_MAX),
   };
   checkWhole(config);
   return config;
@@ -200,6 +187,14 @@ function checkWhole(config: ClusterConfig): void {
     throw invalid(
       `the policy needs ${k + m} ASDs (k + m) and there are ${config.asds}: ` +
         "take more with --asds, or another --policy",
+    );
+  }
+  if (config.journalBytes < config.routerThreads * JOURNAL_BYTES_A_THREAD) {
+    const least = formatSize(config.routerThreads * JOURNAL_BYTES_A_THREAD);
+    throw invalid(
+      `--journal-size ${formatSize(config.journalBytes)} is too little for ` +
+        `${config.routerThreads} threads: at least ${formatSize(JOURNAL_BYTES_A_THREAD)} each, ` +
+        `so take ${least} or more, or fewer --router-threads`,
     );
   }
   const names = new Set<string>();
@@ -220,7 +215,9 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
     {
       ...options,
       asds: options.asds ?? String(kept.asds),
-      policy: options.policy ?? policyText(kept.policy),
+      policy: options.policy ?? formatPolicy(kept.policy),
+      journalSize: options.journalSize ?? formatSize(kept.journalBytes),
+      routerThreads: options.routerThreads ?? String(kept.routerThreads),
     },
     kept.cluster,
     2,
@@ -237,8 +234,8 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
   if (options.asdSize !== undefined && given.asdBytes < kept.asdBytes) {
     refuse("--asd-size", formatSize(kept.asdBytes), options.asdSize);
   }
-  if (policyText(given.policy) !== policyText(kept.policy)) {
-    refuse("--policy", policyText(kept.policy), options.policy ?? "");
+  if (formatPolicy(given.policy) !== formatPolicy(kept.policy)) {
+    refuse("--policy", formatPolicy(kept.policy), options.policy ?? "");
   }
   const merged: ClusterConfig = {
     ...kept,
@@ -251,6 +248,7 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
       options.readCacheSize !== undefined ? given.readCacheBytes : kept.readCacheBytes,
     scoBytes: options.scoSize !== undefined ? given.scoBytes : kept.scoBytes,
     routerThreads: options.routerThreads !== undefined ? given.routerThreads : kept.routerThreads,
+    lostAfterMs: options.lostAfter !== undefined ? given.lostAfterMs : kept.lostAfterMs,
     vdisks: [...kept.vdisks],
   };
   if (options.vdisk !== undefined) {
@@ -272,11 +270,6 @@ export function mergeConfig(kept: ClusterConfig, options: UpOptions): ClusterCon
   return merged;
 }
 
-/** A policy as the command line takes it: `k,m,c,x`. */
-export function policyText(policy: PolicyConfig): string {
-  return `${policy.k},${policy.m},${policy.c},${policy.x}`;
-}
-
 /** The text of `ovs.toml`. */
 export function formatConfig(config: ClusterConfig): string {
   return `# Kept by \`ovs up\`: the options of the last start. Change it through the options.\n${stringify(
@@ -285,7 +278,7 @@ export function formatConfig(config: ClusterConfig): string {
       cluster: config.cluster,
       asds: config.asds,
       "asd-size": formatSize(config.asdBytes),
-      policy: policyText(config.policy),
+      policy: formatPolicy(config.policy),
       vdisk: config.vdisks.map((vdisk) => `${vdisk.name}:${formatSize(vdisk.sizeBytes)}`),
       nbd: config.nbd,
       "journal-size": formatSize(config.journalBytes),
@@ -293,6 +286,7 @@ export function formatConfig(config: ClusterConfig): string {
       "read-cache-size": formatSize(config.readCacheBytes),
       "sco-size": formatSize(config.scoBytes),
       "router-threads": config.routerThreads,
+      "lost-after": config.lostAfterMs / 1000,
     },
   )}\n`;
 }
@@ -340,6 +334,7 @@ export function parseConfig(text: string, path: string): ClusterConfig {
         readCacheSize: text1("read-cache-size"),
         scoSize: text1("sco-size"),
         routerThreads: text1("router-threads"),
+        lostAfter: text1("lost-after"),
       },
       cluster,
       2,

@@ -7,6 +7,7 @@
 
 import { AsdClient, type AsdStats } from "../../asd/client.js";
 import { BackendClient, CLIENT_DEFAULTS } from "../../backend/client.js";
+import { formatPolicy } from "../../backend/policy.js";
 import type { ProxyStatus } from "../../backend/protocol.js";
 import { ensurePreset, registerOsd, setOsdState } from "../../backend/records.js";
 import { BackendTopology, type OsdInfo } from "../../backend/topology.js";
@@ -17,7 +18,7 @@ import type { World } from "../../platform/world.js";
 import type { Registry } from "../../registry/registry.js";
 import { FailureDomain } from "../../wire/generated/manifest.js";
 import { OsdState } from "../../wire/generated/osd.js";
-import { type ClusterConfig, policyText } from "../model/config.js";
+import type { ClusterConfig } from "../model/config.js";
 import type { AsdStatus, BackendStatus, VerifyReport } from "../operations/operations.js";
 import type { Layout } from "./layout.js";
 
@@ -146,7 +147,7 @@ export class BackendDesk {
       throw new StorageError(
         "OVS_INVALID",
         `without ${nodeOf(number)} there are ${others.length} ASDs, and the policy ` +
-          `${policyText(this.#config.policy)} needs ${k + m}: add one first`,
+          `${formatPolicy(this.#config.policy)} needs ${k + m}: add one first`,
       );
     }
     await setOsdState(this.#registry, info.id, OsdState.draining);
@@ -176,7 +177,7 @@ export class BackendDesk {
     const full = up.length < k ? "down" : up.length < c ? "readonly" : "degraded";
     return {
       health: healthy && up.length >= k + m ? "ok" : full,
-      policy: policyText(this.#config.policy),
+      policy: formatPolicy(this.#config.policy),
       osds: asds.length,
       osdsUp: up.length,
       capacityBytes: asds.reduce((sum, asd) => sum + asd.capacityBytes, 0),

@@ -91,6 +91,7 @@ export class Layout {
   proxySpec(config: ClusterConfig): ProcessSpec {
     const args = [
       ...["--address", this.proxy, "--registry", this.registry, "--cluster", config.cluster],
+      ...["--lost-after", String(config.lostAfterMs / 1000)],
     ];
     return this.#spec("proxy", "proxy", this.proxy, args, STOP_MS);
   }
@@ -108,6 +109,7 @@ export class Layout {
         String(config.scoBytes),
       ],
       ...["--threads", String(config.routerThreads)],
+      ...["--lost-after", String(config.lostAfterMs / 1000)],
     ];
     return this.#spec("router", ROUTER_ID, this.router, args, ROUTER_STOP_MS);
   }

@@ -62,6 +62,23 @@ export async function blockDeviceBytes(rdev: number): Promise<number> {
   return bytes;
 }
 
+/** Makes a folder in a folder that is there; one that exists is fine. */
+async function makeOne(folder: string): Promise<"made" | "no parent"> {
+  try {
+    await fs.promises.mkdir(folder, { mode: 0o700 });
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return "no parent";
+    const isThere = isErrno(error, "EEXIST") || isErrno(error, "EISDIR") || isErrno(error, "EROFS");
+    const stat = isThere ? await fs.promises.stat(folder).catch(() => null) : null;
+    if (!stat?.isDirectory()) throw wrapErrno(error, folder);
+  }
+  return "made";
+}
+
+function noFolder(folder: string): StorageError {
+  return new StorageError("OVS_NOT_FOUND", `${folder}: no folder can be made there`);
+}
+
 export class NodeFiles implements Files {
   readonly #flock: (fd: number) => number;
   #temporaries = 0;
@@ -72,8 +89,13 @@ export class NodeFiles implements Files {
   }
 
   async makeFolder(folder: string): Promise<void> {
-    const options = { recursive: true, mode: 0o700 } as const;
-    await call((done) => fs.mkdir(folder, options, (error) => done(error)), folder);
+    // Not mkdir's own `recursive`: where the parent is there and still nothing can be made in it
+    // (/proc), it tries for ever.
+    const parent = path.dirname(folder);
+    if ((await makeOne(folder)) !== "no parent") return;
+    if (parent === folder || (await this.stat(parent)) !== null) throw noFolder(folder);
+    await this.makeFolder(parent);
+    if ((await makeOne(folder)) === "no parent") throw noFolder(folder);
   }
 
   async list(folder: string): Promise<string[]> {
