@@ -37,8 +37,8 @@ async function refused(t: Test, data: string, args: string[], words: RegExp): Pr
 
 const BAD: ReadonlyArray<readonly [words: RegExp, ...args: string[]]> = [
   [/k,m,c,x/, "--policy", "4,2"],
-  [/k ≤ c/, "--policy", "4,2,3,6"],
-  [/k ≤ c/, "--policy", "4,2,7,6"],
+  [/c ≥ k/, "--policy", "4,2,3,6"],
+  [/c ≤ k \+ m/, "--policy", "4,2,7,6"],
   [/k \+ m ≤ 32/, "--policy", "30,8,31,38"],
   [/x ≥ 1/, "--policy", "4,2,5,0"],
   [/needs 6 ASDs/, "--asds", "4"],
@@ -57,6 +57,8 @@ const BAD: ReadonlyArray<readonly [words: RegExp, ...args: string[]]> = [
   [/only loopback/, "--nbd", "tcp:0.0.0.0:10809"],
   [/not an NBD address/, "--nbd", "udp:1"],
   [/free/, "--journal-size", "1T"],
+  [/at least 4M each, so take 128M/, "--journal-size", "64M", "--router-threads", "32"],
+  [/--lost-after "soon" is not a whole number/, "--lost-after", "soon"],
 ];
 
 t.test("options that cannot work are refused before anything is started", async (t) => {
@@ -77,6 +79,8 @@ t.test("options that cannot work are refused before anything is started", async 
   const file = join(cluster.dir, "file");
   await must("touch", [file]);
   await refused(t, join(file, "data"), [], /cannot be made/);
+  // Its parent is there, and yet nothing can be made in it.
+  await refused(t, "/proc/nope", [], /cannot be made/);
 });
 
 t.test("a folder that may not be written is refused", async (t) => {
