@@ -7,6 +7,8 @@ export class JournalBudget {
   readonly totalBytes: number;
   #usedBytes = 0;
   #waiting: Array<() => void> = [];
+  /** Those who may have bytes to spare. */
+  readonly #holders = new Set<() => void>();
 
   constructor(totalBytes: number) {
     assert(totalBytes > 0, "a budget is positive");
@@ -17,9 +19,18 @@ export class JournalBudget {
     return this.#usedBytes;
   }
 
-  /** More than a quarter is free: freed segments may be kept for reuse. */
+  /** Nobody waits for room. */
   get roomy(): boolean {
-    return this.#usedBytes * 4 <= this.totalBytes * 3;
+    return this.#waiting.length === 0;
+  }
+
+  /** `spare` is called when somebody else waits for room: it gives what it can do without. */
+  addHolder(spare: () => void): void {
+    this.#holders.add(spare);
+  }
+
+  removeHolder(spare: () => void): void {
+    this.#holders.delete(spare);
   }
 
   has(bytes: number): boolean {
@@ -39,8 +50,10 @@ export class JournalBudget {
     for (const tell of waiting) tell();
   }
 
-  /** Calls back once, when something was given. */
-  whenRoom(tell: () => void): void {
-    if (!this.#waiting.includes(tell)) this.#waiting.push(tell);
+  /** Calls back once, when something was given; asks all holders but `own` to give. */
+  whenRoom(tell: () => void, own: () => void): void {
+    if (this.#waiting.includes(tell)) return;
+    this.#waiting.push(tell);
+    for (const spare of this.#holders) if (spare !== own) spare();
   }
 }

@@ -70,11 +70,17 @@ export class Destager {
 
   /** There may be something to do. */
   kick(): void {
-    if (this.#running !== null || this.#stopping) return;
+    if (this.#running !== null || this.#stopping || this.#rests) return;
     this.#running = this.#run().finally(() => {
       this.#running = null;
       if (this.#volume.dirty.oldestClosed !== null) this.kick();
     });
+  }
+
+  /** Nobody waits for a sequence, and the pace allows that closed batches stay in the journal. */
+  get #rests(): boolean {
+    const { pace, thread } = this.#volume;
+    return this.#waiters.length === 0 && pace.mayRest(thread.world.clock.nowMs());
   }
 
   /** Resolves when the map has everything up to a sequence; OVS_TIMEOUT says what it waits for. */
@@ -83,6 +89,7 @@ export class Destager {
     const done = deferred<void>();
     const waiter = { sequence, done };
     this.#waiters.push(waiter);
+    this.kick();
     const timer = this.#volume.thread.world.clock.after(timeoutMs, () => {
       this.#waiters = this.#waiters.filter((other) => other !== waiter);
       const why = this.obstacle ?? "destage is not done";
@@ -167,6 +174,7 @@ export class Destager {
     while (!this.#stopping) {
       const layer = this.#volume.dirty.oldestClosed;
       if (layer === null && !this.#maintenance.isWanted) return;
+      if (layer !== null && this.#rests) return;
       const tlogBytes = await this.#destage(layer);
       if (tlogBytes === 0) return;
       await this.#maintenance.after(tlogBytes);

@@ -17,6 +17,8 @@ export const LOCATION_ZERO = 0xffffffff;
 /** Zero ranges up to this many clusters become entries, longer ones intervals. */
 const ZERO_ENTRIES_MAX = 64;
 const CAPACITY_FIRST = 1024;
+/** Emptied layers that are kept with their tables, half a MiB each. */
+const SPARES_MAX = 16;
 const TWO_32 = 2 ** 32;
 
 export const Found = { None: 0, Zero: 1, Data: 2 } as const;
@@ -246,7 +248,7 @@ export class DirtyMap {
     assert(this.layers.length > 1 && this.layers[0] === layer, "batches are dropped in order");
     this.layers.shift();
     layer.clear();
-    if (this.#spare.length < 2) this.#spare.push(layer);
+    if (this.#spare.length < SPARES_MAX) this.#spare.push(layer);
   }
 
   /** Payload bytes in all layers. */

@@ -21,7 +21,12 @@ import { Segment, segmentName } from "./segment.js";
 
 const SEGMENT_SLOTS_MAX = 65_000;
 /** Freed segments kept for reuse: their blocks are written already, which makes writes cheaper. */
-const SPARES_MAX = 8;
+const SPARES_MAX = 1024;
+/**
+ * A segment whose first quarter was filled faster than this leaves no time to write the next one
+ * in advance: that would take from the very disk that the writer waits for.
+ */
+const QUARTER_FAST_MS = 500;
 const RETRY_MS = 1000;
 const SYNC_TAG = 1 << 20;
 
@@ -77,6 +82,8 @@ export class Journal {
   #numberNext = 1;
   #syncsPending = 0;
   readonly #tellRoom = () => this.#events.onRoom();
+  readonly #giveSpare = () => this.#dropSpare();
+  #openedMs = 0;
   #syncFailed = false;
   #stopping = false;
   #removing = new Set<Promise<void>>();
@@ -92,6 +99,7 @@ export class Journal {
     this.options = options;
     this.#events = events;
     this.#handler = world.disk.handler((tag, result) => this.#onDone(tag, result));
+    this.#budget.addHolder(this.#giveSpare);
   }
 
   /** Takes over segments that recovery read, oldest first: sealed, never appended to. */
@@ -141,6 +149,13 @@ export class Journal {
     return bytes;
   }
 
+  /** Half of what this journal may take is free, and no other one waits for room. */
+  get hasHalf(): boolean {
+    const { segmentBytes, segmentsMax } = this.options;
+    const half = Math.min(segmentBytes * segmentsMax, this.#budget.totalBytes) / 2;
+    return this.usedBytes < half && this.obstacle === null && this.#budget.roomy;
+  }
+
   segmentAt(slot: number): Segment {
     const segment = this.#bySlot[slot];
     assert(segment !== null && segment !== undefined, "a location names a segment in use");
@@ -160,7 +175,7 @@ export class Journal {
     const open = this.open;
     assert(blocks < open.blocks, "a record fits a segment");
     if (open.nextBlock + blocks <= open.blocks) {
-      if (open.nextBlock * 2 > open.blocks) this.#prepareAhead();
+      if (open.nextBlock * 4 > open.blocks) this.#prepareAhead();
       return true;
     }
     if (this.#next === null || this.#headers.free === 0) {
@@ -205,6 +220,7 @@ export class Journal {
   /** Segments that are no longer needed go at once; waits for what is in flight. */
   async close(): Promise<void> {
     this.#stopping = true;
+    this.#budget.removeHolder(this.#giveSpare);
     await this.#preparing;
     await Promise.all(this.#removing);
     const open = [...this.#used, ...this.#spares];
@@ -239,6 +255,7 @@ export class Journal {
     this.#next = null;
     next.firstSequence = firstSequence;
     this.#used.push(next);
+    this.#openedMs = this.#world.clock.nowMs();
     const { identity, routerUuid, incarnation } = this.options;
     const frame = this.#headers.take();
     const previousHash = new Uint8Array(8);
@@ -298,7 +315,7 @@ export class Journal {
     if (this.#next !== null || this.#preparing !== null || this.#stopping) return;
     if (this.#spares.length === 0 && !this.#mayAllocate()) {
       this.obstacle = "the journal is full";
-      this.#budget.whenRoom(this.#tellRoom);
+      this.#budget.whenRoom(this.#tellRoom, this.#giveSpare);
       return;
     }
     this.#preparing = this.#prepare().finally(() => {
@@ -334,22 +351,28 @@ export class Journal {
     const number = this.#numberNext;
     const path = `${folder}/${segmentName(identity.epoch, number)}`;
     const files = this.#world.disk.files;
-    const spare = this.#spares[this.#spares.length - 1];
+    const spare = this.#spares.pop();
     if (spare) {
-      await files.rename(spare.path, path);
-      await files.syncFolder(folder);
-      this.#spares.splice(this.#spares.indexOf(spare), 1);
+      try {
+        await files.rename(spare.path, path);
+        await files.syncFolder(folder);
+      } catch (error) {
+        this.#spares.push(spare);
+        throw error;
+      }
       this.#next = this.#register(spare.file, path, number, spare.bytes);
       return;
     }
     assert(must || this.#mayAllocate(), "there is room for a segment");
     this.#budget.take(segmentBytes);
-    const file = await this.#allocate(path, segmentBytes);
+    const isHurried = !must && this.#world.clock.nowMs() - this.#openedMs < QUARTER_FAST_MS;
+    const file = await this.#allocate(path, segmentBytes, !isHurried);
     await files.syncFolder(folder);
     this.#next = this.#register(file, path, number, segmentBytes);
   }
 
-  async #allocate(path: string, bytes: number): Promise<number> {
+  /** A new file; `written`: its blocks are written once before they are used. */
+  async #allocate(path: string, bytes: number, written: boolean): Promise<number> {
     const { disk } = this.#world;
     const file = await disk.open(path, {
       create: true,
@@ -361,7 +384,7 @@ export class Journal {
       await disk.allocateAsync(file, 0, bytes);
       // Blocks that were written before take half the time: the file system has nothing to note
       // when a record is synced.
-      for (let at = 0; at < bytes && !this.#stopping; at += ZEROES_BYTES) {
+      for (let at = 0; written && at < bytes && !this.#stopping; at += ZEROES_BYTES) {
         await disk.writeAsync(file, at, this.#zeroes, Math.min(ZEROES_BYTES, bytes - at));
       }
       await disk.syncAsync(file);
@@ -403,6 +426,16 @@ export class Journal {
       this.#events.onRoom();
       return;
     }
+    this.#removeSoon(segment);
+  }
+
+  /** Another journal waits for room. */
+  #dropSpare(): void {
+    const spare = this.#spares.shift();
+    if (spare) this.#removeSoon(spare);
+  }
+
+  #removeSoon(segment: Segment): void {
     const removal = this.#remove(segment).finally(() => this.#removing.delete(removal));
     this.#removing.add(removal);
   }

@@ -31,6 +31,7 @@ import type { DirtyMap, Layer } from "./dirty.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
 import { DirtyMark } from "./mark.js";
+import { Pace } from "./pace.js";
 import { PartialWrites } from "./partial.js";
 import type { ReadSource } from "./readsource.js";
 import { SlotQueue } from "./slots.js";
@@ -77,6 +78,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly journal: Journal;
   readonly writer: JournalWriter;
   readonly destager: Destager;
+  readonly pace: Pace;
   readonly readCounts = new Float64Array(5);
   readonly backendReads = new Set<Promise<void>>();
   readsWaiting = 0;
@@ -149,6 +151,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       },
     );
     this.writer.sizeBytes = parts.sizeBytes;
+    this.pace = new Pace(this);
     this.destager = new Destager(this);
     thread.reader.attach(this);
     if (!this.dirty.empty) this.thread.watch(this);
@@ -312,6 +315,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.#partial.onAdvance(this.writer.committed);
     const open = this.dirty.open;
     if (this.#isFull(open)) {
+      this.pace.onFull(this.thread.world.clock.nowMs());
       this.closeBatch();
     } else if (!open.empty) this.thread.watch(this);
     if (this.#queue.count > 0) this.thread.activate(this);
@@ -372,7 +376,9 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     const open = this.dirty.open;
     // While the destager is behind, the open batch grows instead: more is absorbed.
     const isOld = !open.empty && nowMs - open.openedMs >= this.config.batchAgeMs;
+    this.pace.tick(nowMs);
     if (isOld && this.dirty.closedCount === 0) this.closeBatch();
+    else if (this.dirty.closedCount > 0) this.destager.kick();
     if (!this.dirty.empty) return true;
     if (this.#isAllDestaged) void this.#markClean();
     return false;
