@@ -61,13 +61,14 @@ export function table(head: string[], rows: string[][]): string {
 /** vDisks for people, a line each. */
 export function vdiskTable(vdisks: VdiskStatus[]): string {
   return table(
-    ["VDISK", "SIZE", "ALLOCATED", "DIRTY", "WRITTEN", "STATE", ""],
+    ["VDISK", "SIZE", "ALLOCATED", "DIRTY", "WRITTEN", "CORRUPT", "STATE", ""],
     vdisks.map((vdisk) => [
       vdisk.name,
       humanSize(vdisk.sizeBytes),
       humanSize(vdisk.allocatedBytes),
       humanSize(vdisk.dirtyBytes),
       humanSize(vdisk.clientWrittenBytes),
+      String(vdisk.corruptions),
       vdisk.state,
       vdisk.reason,
     ]),
