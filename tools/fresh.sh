@@ -4,21 +4,25 @@
 # and a clean clone of HEAD into it, runs `npm start` until it says `ready`, ends it by SIGTERM,
 # and runs `npm test`. As root, with debootstrap, on a Debian host with Node 20; some GiB of disk.
 #
-#   tools/fresh.sh [--stages debian,start,test] [--folder DIR] [--keep]
+#   tools/fresh.sh [--stages debian,start,test] [--test ARGUMENT]… [--folder DIR] [--keep]
 #
-# `debian` makes the folder anew; the other stages use the one that --folder names. Without --keep
-# the folder is removed at the end. All mounts and processes lie in namespaces of their own and end
-# with the script.
+# `debian` makes the machine, in an empty folder; the other stages use the one that --folder names.
+# --test gives `npm test` an argument (--only-tests, a file). A folder that was not named is removed
+# at the end, also when the script is interrupted, unless --keep is there. All mounts and processes
+# lie in namespaces of their own and end with the script.
 set -euo pipefail
 
 stages=debian,start,test
 folder=
 keep=no
+test_arguments=()
+arguments=("$@")
 while [ $# -gt 0 ]; do
   case $1 in
     --stages) stages=$2; shift 2 ;;
     --folder) folder=$2; shift 2 ;;
     --keep) keep=yes; shift ;;
+    --test) test_arguments+=("$2"); shift 2 ;;
     *) sed -n '3,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
@@ -38,12 +42,26 @@ fail() { say "FAILED: $*" >&2; exit 1; }
 
 # Namespaces: when this process is gone, so are the mounts and everything that was started.
 if [ -z "${OVS_FRESH_INSIDE:-}" ]; then
-  [ -n "$folder" ] || folder=$(mktemp -d "${TMPDIR:-/tmp}/ovs-fresh.XXXXXX")
-  export OVS_FRESH_INSIDE=yes
+  clean_up() {
+    if [ $keep = yes ]; then say "kept in $folder"; return; fi
+    # Processes of the namespace may still be on their way out.
+    for _ in 1 2 3 4 5; do
+      if rm -rf --one-file-system -- "$folder" 2>/dev/null; then return; fi
+      sleep 1
+    done
+    say "could not remove $folder" >&2
+  }
+  if [ -n "$folder" ]; then keep=yes; else folder=$(mktemp -d "${TMPDIR:-/tmp}/ovs-fresh.XXXXXX"); fi
+  trap clean_up EXIT
+  OVS_FRESH_INSIDE=yes setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child \
+    --propagation private "$0" "${arguments[@]}" --folder "$folder" &
+  child=$!
+  # The namespace's first process dies with `unshare`, and all others with it.
+  for signal in INT TERM HUP; do
+    trap 'kill -KILL $child 2>/dev/null; wait $child 2>/dev/null; fail "interrupted"' $signal
+  done
   code=0
-  unshare --mount --pid --fork --kill-child --propagation private \
-    "$0" --stages "$stages" --folder "$folder" || code=$?
-  if [ $keep = yes ]; then say "kept in $folder"; else rm -rf --one-file-system -- "$folder"; fi
+  wait $child || code=$?
   exit $code
 fi
 
@@ -159,7 +177,7 @@ stage_start() {
 
 stage_test() {
   say "npm test"
-  (inside npm test) || fail "npm test ended with $?"
+  (inside npm test -- "${test_arguments[@]}") || fail "npm test ended with $?"
   say "npm test passed"
 }
 
