@@ -87,11 +87,11 @@ t.test("a folder that may not be written is refused", async (t) => {
   const cluster = await Cluster.make();
   t.teardown(() => cluster.destroy());
   await mkdir(cluster.data);
-  await chmod(cluster.dir, 0o755);
   await chmod(cluster.data, 0o555);
   const command = [process.execPath, OVS, "up", "--data", cluster.data];
-  const other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-  const [program, ...args] = process.getuid?.() === 0 ? [...other, ...command] : command;
+  // Root without its rights over all files: the mode of the folder counts.
+  const bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+  const [program, ...args] = process.getuid?.() === 0 ? [...bare, ...command] : command;
   const result = await run(program!, args);
   t.equal(result.code, 2, result.stdout + result.stderr);
   t.match(result.stderr, /cannot be used|not writable|permission/i);

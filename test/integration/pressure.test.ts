@@ -92,7 +92,9 @@ t.test("ten overwrites of a vDisk on small disks never stop and never err", asyn
   );
   t.ok(backend.usedBytes < backend.capacityBytes, "what nobody reads is reclaimed");
   const client = await NbdClient.open(`${cluster.data}/run/nbd.sock`, "vd0");
-  await client.trim(0, mib * MIB);
+  // A request's length has 32 bits.
+  const part = Math.min(mib * MIB, 1024 * MIB);
+  for (let at = 0; at < mib * MIB; at += part) await client.trim(at, part);
   await client.flush();
   await client.close();
   t.equal((await cluster.ovs("vdisk", "sync", "vd0")).code, 0, "it still syncs");
