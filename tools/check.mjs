@@ -13,6 +13,7 @@ import { check as lint } from "./check/lint.mjs";
 import { check as lock } from "./check/lock.mjs";
 import { check as natives } from "./check/natives.mjs";
 import { openProject } from "./check/project.mjs";
+import { check as proofs } from "./check/proofs.mjs";
 import { check as purity } from "./check/purity.mjs";
 import { check as results } from "./check/results.mjs";
 import { check as size } from "./check/size.mjs";
@@ -23,6 +24,7 @@ import { check as words } from "./check/words.mjs";
 const CHECKS = {
   headers,
   docs,
+  proofs,
   size,
   words,
   lock,

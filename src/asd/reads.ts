@@ -105,6 +105,7 @@ export class ReadJob {
   }
 }
 
+/** Serves reads of one disk from its extents; bounded by its region of the arena. */
 export class Reads {
   readonly #world: World;
   readonly #extents: Extents;

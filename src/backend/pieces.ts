@@ -126,6 +126,7 @@ class Group {
   }
 }
 
+/** Asks each OSD once for all pieces of a call, and tells what could not be read. */
 export class PieceReader implements OsdReadHandler {
   readonly counters: PieceCounters = {
     osdReads: 0,

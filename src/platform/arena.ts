@@ -14,6 +14,7 @@ import { CLUSTER_BYTES } from "../base/units.js";
 
 export const ARENA_BYTES_MAX = 2 ** 32 - CLUSTER_BYTES;
 
+/** The whole block; regions are given out once, at start-up, and never come back. */
 export class Arena {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array;

@@ -71,6 +71,7 @@ interface Entry<S> {
   slow: Handler<S> | null;
 }
 
+/** One service and its connections; `S` is what a session of a caller is. */
 export class RpcServer<S> {
   readonly inFlightMax: number;
   readonly #world: Pick<World, "clock" | "turn" | "network" | "log">;

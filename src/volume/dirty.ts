@@ -47,6 +47,7 @@ export interface LayerEntries {
   crcs: Uint32Array;
 }
 
+/** What one batch of records brought: newest places of clusters, and ranges of zeroes. */
 export class Layer {
   readonly zeroes = new IntervalSet();
   /** Records of this layer: sequences firstSequence…lastSequence; lastSequence 0 while empty. */
@@ -199,6 +200,7 @@ export class Layer {
   }
 }
 
+/** All layers of a vDisk, newest first when it is asked. */
 export class DirtyMap {
   /** Oldest first; the last one is open. */
   readonly layers: Layer[] = [new Layer()];

@@ -89,6 +89,7 @@ export class PlaceIndex {
   }
 }
 
+/** The cache of one thread, for all its volumes. */
 export class MemoryCache {
   readonly #arena: Arena;
   readonly #region: number;

@@ -153,12 +153,36 @@ t.test("a file or an exported function without a comment is refused", async (t) 
   const code = "export function a(): void {}\n";
   await refuses(t, "docs", { "src/a.ts": SPDX + doc + code }, /^src\/a\.ts:2/);
   await refuses(t, "docs", { "native/a.cc": `${SPDX}#include <x>\n` }, /^native\/a\.cc:2/);
-  await refuses(t, "docs", { "src/a.ts": intro + code }, /^src\/a\.ts:3: .* what a does/);
+  await refuses(t, "docs", { "src/a.ts": intro + code }, /^src\/a\.ts:3: .* what a is for/);
+  const classes = "export class A {}\nexport class B {}\n";
+  await accepts(t, "docs", { "src/a.ts": `${intro}\nexport class A {}\n` });
+  await refuses(
+    t,
+    "docs",
+    { "src/a.ts": intro + doc + classes },
+    /^src\/a\.ts:5: .* what B is for/,
+  );
   await accepts(t, "docs", {
     "src/a.ts": intro + doc + code,
     "tools/a.mjs": intro + code,
     "native/a.cc": SPDX,
     "native/a.h": intro,
+  });
+});
+
+t.test("a page that names what is not there is refused", async (t) => {
+  const page = (text: string) => ({ "docs/durability.md": `${text}\n` });
+  await refuses(t, "proofs", { "a.md": "[b](docs/b.md#c)\n" }, /^a\.md: no file docs\/b\.md/);
+  await refuses(t, "proofs", page("`volume/a.ts`"), /no source src\/volume\/a\.ts/);
+  await refuses(t, "proofs", page("`volume/a` A1"), /no test volume\/a/);
+  const source = { "test/volume/a.test.ts": 't.test("A1: one, then two", run);\n' };
+  const wrong = { ...source, ...page('`volume/a` "A1: one …", "two …, then"') };
+  await refuses(t, "proofs", wrong, /^test\/volume\/a\.test\.ts has no test "two …, then"/);
+  await accepts(t, "proofs", {
+    ...source,
+    ...page('`volume/a` "A1: one …", "… then two"; `volume/a` A1; `volume/b.ts`; [c](../c.md)'),
+    "c.md": "[there](https://example.org/a), [here](#d)\n",
+    "src/volume/b.ts": "x\n",
   });
 });
 
