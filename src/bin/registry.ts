@@ -39,13 +39,16 @@ function readConfig(args: string[]): { config: RegistryConfig; logTo: string | n
     if (value) return value;
     throw new StorageError("OVS_INVALID", `ovs registry needs --${name} (--help shows all)`);
   };
+  const path = resolve(need("path"));
   const config = {
-    path: resolve(need("path")),
+    path,
     address: need("address"),
     cluster: values.cluster ?? null,
     quotaBytes: parseSize(values.quota ?? "8G"),
     onFatal: (error: StorageError) => {
-      process.stderr.write(`registry: ${messageOf(error)}\n`);
+      const damaged = error.kind === "corrupt" ? `the registry in ${path} is damaged: ` : "";
+      const advice = damaged === "" ? "" : "; put back a copy of its folder";
+      process.stderr.write(`registry: ${damaged}${messageOf(error)}${advice}\n`);
       // What was acknowledged is durable; a new process reads what else is there.
       process.exit(1);
     },

@@ -4,6 +4,8 @@
 // without it only the death of the process. Buffers that are passed in are borrowed until the
 // promise settles; buffers that come out belong to the caller.
 
+import type { StorageError } from "../base/errors.js";
+
 export interface KvBatch {
   put(key: Uint8Array, value: Uint8Array): void;
   delete(key: Uint8Array): void;
@@ -41,6 +43,8 @@ export interface KvSnapshot extends KvReader {
 }
 
 export interface KvStore extends KvReader {
+  /** Damage that a read or a write has met; the store must not be trusted any more. */
+  readonly damage: StorageError | null;
   batch(): KvBatch;
   /** Applies the batch atomically. Writes are applied in the order of the calls. */
   write(batch: KvBatch, options: { sync: boolean }): Promise<void>;

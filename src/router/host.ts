@@ -80,6 +80,8 @@ export type HostMethods = {
 /** What a host tells the main thread. */
 export type MainMethods = {
   halted: (input: { id: string; reason: string }) => Promise<void>;
+  /** A shard's store of maps is damaged and condemned: a new start makes it anew. */
+  condemned: (input: { reason: string }) => Promise<void>;
 };
 
 const NBD_BYTES = SLOTS_DEFAULT * SLOT_BYTES;
@@ -90,6 +92,7 @@ const KV_CACHE_BYTES = 16 * MIB;
 const KV_WRITE_BUFFER_BYTES = 16 * MIB;
 const DECODE_BYTES = 16 * MIB;
 const READ_PATIENCE_MS = 60_000;
+const SENTENCE_BYTES_MAX = 4096;
 
 function shardOptions(config: HostConfig, shard: number): VolumeThreadOptions {
   const folder = shardFolder(config, shard);
@@ -119,6 +122,11 @@ export function hostArenaBytes(config: HostConfig): number {
   return NBD_BYTES + HOST_RECEIVE_BYTES + DECODE_BYTES + 16 * MIB + shards;
 }
 
+/** Says beside a store of maps why it must not be opened again. */
+function condemnedPath(store: string): string {
+  return `${store}.condemned`;
+}
+
 interface Shard {
   kv: KvStore;
   thread: VolumeThread;
@@ -146,6 +154,7 @@ export class VolumeHost {
   /** Opening, closing, deleting: awaited by `stop`. */
   readonly #steps = new Set<Promise<unknown>>();
   #stopping = false;
+  #condemned = false;
 
   constructor(world: World, config: HostConfig, port: Port) {
     this.#world = world;
@@ -163,7 +172,8 @@ export class VolumeHost {
     this.#nbd = new NbdServer(world);
     const methods: HostMethods = {
       start: () => this.#start(),
-      open: ({ id, shard, acceptLoss }) => this.#step(() => this.#open(id, shard, acceptLoss)),
+      open: ({ id, shard, acceptLoss }) =>
+        this.#step(() => this.#open(id, shard, acceptLoss)).finally(() => this.#lookAt(shard)),
       close: ({ id }) => this.#step(() => this.#giveUp(this.#get(id))),
       remove: ({ id, shard }) => this.#step(() => this.#remove(id, shard)),
       info: async ({ id }) => this.#status(this.#get(id)),
@@ -199,21 +209,44 @@ export class VolumeHost {
    * was in it (P-A1), and each vDisk is rebuilt from there when it is opened.
    */
   async #openMaps(path: string): Promise<{ kv: KvStore; damages: number }> {
+    const { files } = this.#world.disk;
     const options = {
       cacheBytes: KV_CACHE_BYTES,
       writeBufferBytes: KV_WRITE_BUFFER_BYTES,
       create: true,
     };
-    try {
-      return { kv: await this.#world.kv.open(path, options), damages: 0 };
-    } catch (error) {
-      if (!(error instanceof StorageError) || error.code !== "OVS_CORRUPT") throw error;
-      const aside = `${path}.damaged`;
-      this.#world.log.error(`${error.message}; kept as ${aside}, rebuilding from the backend`);
-      await this.#world.disk.files.remove(aside);
-      await this.#world.disk.files.rename(path, aside);
-      return { kv: await this.#world.kv.open(path, options), damages: 1 };
+    const sentence = await files.readSmall(condemnedPath(path), SENTENCE_BYTES_MAX);
+    let reason = sentence ? new TextDecoder().decode(sentence) : "";
+    if (reason === "") {
+      try {
+        return { kv: await this.#world.kv.open(path, options), damages: 0 };
+      } catch (error) {
+        if (!(error instanceof StorageError) || error.code !== "OVS_CORRUPT") throw error;
+        reason = error.message;
+      }
     }
+    const aside = `${path}.damaged`;
+    this.#world.log.error(`${reason}; kept as ${aside}, rebuilding from the backend`);
+    if ((await files.stat(path)) !== null) {
+      await files.remove(aside);
+      await files.rename(path, aside);
+    }
+    await files.remove(condemnedPath(path));
+    return { kv: await this.#world.kv.open(path, options), damages: 1 };
+  }
+
+  /**
+   * A store that has met damage is given up whole: what else is bad in it shows only when it is
+   * read, or when RocksDB merges its files and then refuses all writes.
+   */
+  async #lookAt(shardNumber: number): Promise<void> {
+    const damage = this.#shards.get(shardNumber)?.kv.damage ?? null;
+    if (damage === null || this.#condemned) return;
+    this.#condemned = true;
+    const path = condemnedPath(`${shardFolder(this.#config, shardNumber)}/map`);
+    const reason = damage.message.slice(0, SENTENCE_BYTES_MAX / 4);
+    await this.#world.disk.files.writeSmall(path, new TextEncoder().encode(reason));
+    await this.#link.call("condemned", { reason });
   }
 
   /** Runs a step that `stop` waits for. */
@@ -311,7 +344,12 @@ export class VolumeHost {
 
   #onHalted(id: string, volume: Volume, reason: string): void {
     // One that is being opened or closed is seen to by who does that.
-    if (this.#hosted.get(id)?.volume === volume) void this.#link.call("halted", { id, reason });
+    const hosted = this.#hosted.get(id);
+    if (hosted?.volume !== volume) return;
+    void this.#link.call("halted", { id, reason });
+    void this.#lookAt(hosted.shard).catch((error: unknown) => {
+      this.#world.log.error(`the damaged store cannot be condemned: ${messageOf(error)}`);
+    });
   }
 
   /** Stops a volume in order; its owner record says released. */

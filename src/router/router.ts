@@ -176,6 +176,7 @@ export class RouterDaemon {
     });
     const methods: MainMethods = {
       halted: async ({ id, reason }) => this.#keepers.get(id)?.onHalted(reason),
+      condemned: async ({ reason }) => this.#die(`a store of maps is made anew: ${reason}`),
     };
     const link = new Link<HostMethods>(handle, methods);
     this.#hosts.push({ link, end: () => handle.terminate() });

@@ -423,7 +423,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       "corrupt",
       `the map in the local store is damaged (${reason}); it is rebuilt at the next start`,
     );
-    this.#condemning = this.map.condemn();
+    // A store that takes no writes any more is condemned whole by its owner.
+    this.#condemning = this.map.condemn().catch(() => undefined);
   }
 
   // Control

@@ -167,9 +167,11 @@ t.test(`a flipped byte in the journal is refused or harmless (SEED=${SEED})`, as
 });
 
 for (const target of ["map", "registry", "asd index"] as const) {
-  t.test(`a flipped byte in the ${target} is met or harmless (SEED=${SEED})`, async (t) => {
-    await flipStore(t, target, new Dice(SEED + 7 * target.length));
-  });
+  for (const kind of ["log", "sst"] as const) {
+    t.test(`a flipped byte in the ${target}'s ${kind} is met or harmless (SEED=${SEED})`, (t) =>
+      flipStore(t, target, kind, new Dice(SEED + 7 * target.length)),
+    );
+  }
 }
 
 /** Folder of the RocksDB files of a store. */
@@ -184,38 +186,55 @@ async function storeFolder(cluster: Cluster, target: string): Promise<string> {
   throw new Error("an ASD has no index");
 }
 
-async function flipStore(t: Test, target: string, dice: Dice): Promise<void> {
+async function flipStore(t: Test, target: string, kind: string, dice: Dice): Promise<void> {
   const cluster = await Cluster.make();
   t.teardown(() => cluster.destroy());
   await cluster.up(...OPTIONS);
   const image = await fill(cluster);
   t.equal((await cluster.ovs("vdisk", "sync", "vd0")).code, 0);
   await cluster.down();
+  if (kind === "sst") {
+    // What is in the log goes into tables when a store is opened.
+    await cluster.up();
+    await cluster.down();
+  }
   const folder = await storeFolder(cluster, target);
-  const names = (await filesBelow(folder)).filter((path) => /\.(sst|log)$/.test(path));
+  const names = (await filesBelow(folder)).filter((path) => path.endsWith(`.${kind}`));
   const sizes = await Promise.all(names.map(async (path) => (await stat(path)).size));
   const path = names[sizes.indexOf(Math.max(...sizes))]!;
   for (const at of await someOffsets(path, 3, dice)) flipBit(path, at, dice.below(8));
 
-  if (target === "registry") {
-    cluster.start();
-    await t.rejects(cluster.ready(), /registry is damaged|the log of the store/, "it is refused");
+  cluster.start();
+  const refusal = await cluster.ready().then(
+    () => "",
+    (error: unknown) => String(error),
+  );
+  if (target === "registry" && (kind === "log" || refusal !== "")) {
+    t.match(refusal, /registry in .* is damaged|the log of the store|Corruption/, "it is refused");
     t.equal(await cluster.exited(), 1);
     return;
   }
-  await cluster.up();
-  t.equal(await rightOrRefused(cluster, image), "right");
-  if (target === "map") {
+  t.equal(refusal, "", "the cluster serves");
+  const outcome = await rightOrRefused(cluster, image);
+  const status = await cluster.ovs("status");
+  if (target === "map" && kind === "sst" && outcome === "refused") {
+    // The router begins anew meanwhile, and has no answer.
+    const stateOf = () => infoOf(cluster).then(({ state }) => state);
+    await until("it serves", async () => (await stateOf().catch(() => "")) === "serving");
+    t.equal(await rightOrRefused(cluster, image), "right", "the map was rebuilt");
+  } else t.equal(outcome, "right");
+  if (target === "map" && (kind === "log" || outcome === "refused")) {
     const logs = await filesBelow(join(cluster.data, "log"));
     const texts = await Promise.all(logs.map((path) => readFile(path, "utf8")));
     t.match(texts.join(), /rebuilding from the backend/, "and said");
-    t.equal((await cluster.ovs("status")).code, 0, "a map is rebuilt from the backend");
-  } else {
-    t.equal((await cluster.ovs("status")).code, 3, "the status is degraded");
+  }
+  if (target === "asd index" && (kind === "log" || status.code !== 0)) {
+    t.equal(status.code, 3, "the status is degraded");
     const replaced = await cluster.ovs("asd", "replace", "asd-3");
     t.equal(replaced.code, 0, replaced.stdout + replaced.stderr);
     await whole(cluster);
     t.equal(await rightOrRefused(cluster, image), "right");
   }
+  t.equal((await cluster.ovs("status")).code, 0, "all is well in the end");
   await cluster.down();
 }

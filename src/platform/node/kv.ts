@@ -72,6 +72,7 @@ class Handle {
   readonly id: number;
   readonly path: string;
   closed = false;
+  damage: StorageError | null = null;
   #inFlight = 0;
   #whenIdle: (() => void) | null = null;
 
@@ -92,11 +93,18 @@ class Handle {
       const now = start((code, message, answer) => {
         this.leave();
         if (code === KV_OK || code === KV_NOT_FOUND) resolve(answer);
-        else reject(kvError(code, message));
+        else reject(this.fail(code, message));
       });
       if (now === undefined) this.enter();
       else resolve(now);
     });
+  }
+
+  /** The error of a call; damage is remembered. */
+  fail(code: number, message: string | null): StorageError {
+    const error = kvError(code, message);
+    if (error.code === "OVS_CORRUPT") this.damage ??= error;
+    return error;
   }
 
   enter(): void {
@@ -206,6 +214,10 @@ class NodeKvStore extends Reader implements KvStore {
   #failure: StorageError | null = null;
   #closing: Promise<void> | null = null;
 
+  get damage(): StorageError | null {
+    return this.handle.damage;
+  }
+
   batch(): KvBatch {
     return new PackedBatch();
   }
@@ -291,7 +303,7 @@ class NodeKvStore extends Reader implements KvStore {
     assert(group.length > 0, "somebody waits");
     this.#writing = true;
     const wrong = this.handle.addon.write(this.handle.id, buffers, count, sync, (code, message) => {
-      this.#written(group, code === KV_OK ? null : kvError(code, message));
+      this.#written(group, code === KV_OK ? null : this.handle.fail(code, message));
     });
     assert(wrong === null, `a packed batch is well formed: ${wrong}`);
   }
