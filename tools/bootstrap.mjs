@@ -8,7 +8,7 @@ import { pathToFileURL } from "node:url";
 import { at, withLock } from "./bootstrap/project.mjs";
 import { inherit, Stop } from "./bootstrap/run.mjs";
 import { addons, debianPackages, npmPackages, testRunner, typescript } from "./bootstrap/steps.mjs";
-import { testCommand } from "./bootstrap/tests.mjs";
+import { testCommand, vmCommand } from "./bootstrap/tests.mjs";
 
 // What each command needs: groups of tools/packages.json, and whether anything is compiled.
 const COMMANDS = {
@@ -23,6 +23,7 @@ const COMMANDS = {
     run: (args) => script("dist/perf/run.js", args),
   },
   soak: { groups: ["build", "test"], run: (args) => script("tools/soak.mjs", args) },
+  vm: { groups: ["build", "test", "vm", "qemu"], run: vmCommand },
   "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
   fuzz: {
     groups: ["build", "check"],
@@ -69,7 +70,7 @@ async function main() {
       await debianPackages([...command.groups, ...(command.extra?.(args) ?? [])]);
       await npmPackages();
       if (command.compile === false) return;
-      if (name === "test") await testRunner();
+      if (name === "test" || name === "vm") await testRunner();
       await addons();
       await typescript();
     });

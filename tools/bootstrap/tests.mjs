@@ -33,6 +33,12 @@ export async function testCommand(args) {
   return counts.failed === 0 && listed ? 0 : 1;
 }
 
+/** Runs `npm run vm`: the long form of test/vm, or of those files of it that `args` name. */
+export async function vmCommand(args) {
+  process.env.OVS_LONG = "1";
+  return await testCommand(["--only-tests", ...(args.length > 0 ? args : ["test/vm/"])]);
+}
+
 // Each counts as one test.
 function phases() {
   const always = [

@@ -34,7 +34,7 @@ function linesOf(address: string, name: string, sizeBytes: number): string[] {
     const uri = `nbd://${bare.includes(":") ? `[${bare}]` : bare}:${port}/${name}`;
     return [
       line("TCP", `nbdinfo ${quote(uri)}`),
-      line("nbd-client", `nbd-client ${bare} ${port} /dev/nbd0 -N ${name}`),
+      line("nbd-client", `nbd-client ${bare} ${port} /dev/nbd0 -N ${name} -b 4096`),
     ];
   }
   const path = address.slice("unix:".length);
@@ -46,7 +46,7 @@ function linesOf(address: string, name: string, sizeBytes: number): string[] {
     line("copy out", `nbdcopy --progress ${quote(uri)} ${name}.img`),
     line("copy in", `nbdcopy --progress ${name}.img ${quote(uri)}`),
     line("qemu", `qemu-system-x86_64 -m 1G -drive ${quote(`file=${uri},${drive}`)}`),
-    line("nbd-client", `nbd-client -unix ${quote(path)} /dev/nbd0 -N ${name}`),
+    line("nbd-client", `nbd-client -unix ${quote(path)} /dev/nbd0 -N ${name} -b 4096`),
   ];
 }
 
