@@ -62,6 +62,7 @@ export interface Reply {
 }
 
 const DEADLINE_MS = 20_000;
+const ENDS = ["error", "close", "end"] as const;
 const OPTION_MAGIC = 0x49484156454f5054n;
 const REPLY_MAGIC = 0x3e889045565a9n;
 
@@ -104,6 +105,8 @@ export function metaBytes(name: string, queries: string[]): Buffer {
 export class Client {
   readonly socket: Socket;
   style: Style = "simple";
+  /** Size of the export, once it is agreed on. */
+  sizeBytes = 0;
   #parts: Buffer[] = [];
   #bytes = 0;
   #ended = false;
@@ -111,19 +114,20 @@ export class Client {
 
   private constructor(socket: Socket) {
     this.socket = socket;
-    socket.on("data", (part: Buffer) => {
-      this.#parts.push(part);
-      this.#bytes += part.byteLength;
-      this.#wake();
-    });
-    const end = () => {
-      this.#ended = true;
-      this.#wake();
-    };
-    socket.on("error", end);
-    socket.on("close", end);
-    socket.on("end", end);
+    socket.on("data", this.#onData);
+    for (const event of ENDS) socket.on(event, this.#onEnd);
   }
+
+  readonly #onData = (part: Buffer) => {
+    this.#parts.push(part);
+    this.#bytes += part.byteLength;
+    this.#wake();
+  };
+
+  readonly #onEnd = () => {
+    this.#ended = true;
+    this.#wake();
+  };
 
   /** Connects to `unix:PATH` or `tcp:HOST:PORT`. */
   static async connect(address: string): Promise<Client> {
@@ -144,13 +148,32 @@ export class Client {
     options: { name?: string; style?: Style; meta?: boolean } = {},
   ): Promise<Client> {
     const client = await Client.connect(address);
-    await client.hello(3);
-    const { name = "", style = "simple", meta = false } = options;
-    if (style !== "simple") await client.use(style);
-    if (meta) await client.option(Opt.SetMeta, metaBytes(name, ["base:allocation"]));
-    const replies = await client.option(Opt.Go, goBytes(name));
-    if (replies.at(-1)!.type !== Rep.Ack) throw new Error(`GO: ${replies.at(-1)!.data}`);
+    try {
+      await client.#agree(options);
+    } catch (error) {
+      client.close();
+      throw error;
+    }
     return client;
+  }
+
+  async #agree(options: { name?: string; style?: Style; meta?: boolean }): Promise<void> {
+    await this.hello(3);
+    const { name = "", style = "simple", meta = false } = options;
+    if (style !== "simple") await this.use(style);
+    if (meta) await this.option(Opt.SetMeta, metaBytes(name, ["base:allocation"]));
+    const replies = await this.option(Opt.Go, goBytes(name));
+    if (replies.at(-1)!.type !== Rep.Ack) throw new Error(`GO: ${replies.at(-1)!.data}`);
+    const info = replies.find(({ type, data }) => type === Rep.Info && data.readUInt16BE(0) === 0);
+    this.sizeBytes = Number(info?.data.readBigUInt64BE(2) ?? 0);
+  }
+
+  /** Leaves the socket, from which nothing is unread, to the caller. */
+  handOver(): Socket {
+    if (this.#bytes > 0) throw new Error("bytes are unread");
+    this.socket.off("data", this.#onData);
+    for (const event of ENDS) this.socket.off(event, this.#onEnd);
+    return this.socket;
   }
 
   /** Everything that came, up to the end of the stream. */
