@@ -45,6 +45,9 @@ export interface VolumeThreadOptions {
 
 /** What the thread calls on a volume. */
 export interface TurnMember {
+  /** The thread's: whether `turnEnd`, and whether `tick`, is going to be called. */
+  isActive: boolean;
+  isWatched: boolean;
   /** At the end of a turn; answers whether it wants to be called again at the end of the next. */
   turnEnd(): boolean;
   /** Now and then while it has something dirty; answers whether it still has. */
@@ -80,7 +83,6 @@ export class VolumeThread {
   readonly junk: number;
   readonly #owners = new Set<number>();
   readonly #active: TurnMember[] = [];
-  readonly #isActive = new Set<TurnMember>();
   readonly #ticking = new Set<TurnMember>();
   #timer: Timer | null = null;
   readonly #detach: Array<() => void>;
@@ -155,13 +157,15 @@ export class VolumeThread {
   /** Calls `turnEnd` of the member at the end of this or the next turn. */
   activate(member: TurnMember): void {
     this.world.turn.request();
-    if (this.#isActive.has(member)) return;
-    this.#isActive.add(member);
+    if (member.isActive) return;
+    member.isActive = true;
     this.#active.push(member);
   }
 
   /** Calls `tick` of the member now and then, until it answers false. */
   watch(member: TurnMember): void {
+    if (member.isWatched) return;
+    member.isWatched = true;
     this.#ticking.add(member);
     this.#timer ??= this.world.clock.after(TICK_MS, () => this.#tick());
   }
@@ -169,7 +173,9 @@ export class VolumeThread {
   /** Forgets a member that is closed. */
   forget(member: TurnMember): void {
     this.#ticking.delete(member);
-    if (!this.#isActive.delete(member)) return;
+    member.isWatched = false;
+    if (!member.isActive) return;
+    member.isActive = false;
     this.#active.splice(this.#active.indexOf(member), 1);
   }
 
@@ -193,9 +199,10 @@ export class VolumeThread {
     for (let i = 0; i < active.length; i++) {
       const member = active[i]!;
       if (member.turnEnd()) active[kept++] = member;
-      else this.#isActive.delete(member);
+      else member.isActive = false;
     }
-    active.length = kept;
+    // Setting the length is a call into the runtime; this is not.
+    while (active.length > kept) active.pop();
   }
 
   #tick(): void {
@@ -203,7 +210,9 @@ export class VolumeThread {
     this.world.turn.begin();
     const now = this.world.clock.nowMs();
     for (const member of [...this.#ticking]) {
-      if (!member.tick(now)) this.#ticking.delete(member);
+      if (member.tick(now)) continue;
+      member.isWatched = false;
+      this.#ticking.delete(member);
     }
     this.world.turn.end();
     if (this.#ticking.size > 0) this.#timer = this.world.clock.after(TICK_MS, () => this.#tick());

@@ -67,6 +67,8 @@ export interface VolumeParts {
 
 export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly readOnly = false;
+  isActive = false;
+  isWatched = false;
   readonly thread: VolumeThread;
   readonly config: VolumeConfig;
   readonly owner: number;
