@@ -5,7 +5,7 @@ import { cells, type Results } from "./report.js";
 
 const BEGIN = "<!-- Measured: begin. Made by dist/perf/table.js, not by hand. -->";
 const END = "<!-- Measured: end. -->";
-const HEAD = ["work", "unit", "ours", "beside", "ratio", "target", "", "CPU s, ours / peer"];
+const HEAD = ["row", "work", "unit", "ours", "beside", "ratio", "target", "", "CPU s, ours / peer"];
 const GIB = 2 ** 30;
 
 /** What was measured, where and how, in words and as a table. */
@@ -21,13 +21,13 @@ export function formatMarkdown(results: Results): string {
     "writes until all is in the backend.",
     "",
     row(HEAD),
-    row(["---", "---", "---:", "---", "---:", "---", "---", "---:"]),
+    row(["---", "---", "---", "---:", "---", "---:", "---", "---", "---:"]),
   ];
   for (const report of results.reports) {
     if (report.failure !== null) {
-      lines.push(row([`${report.row}: not measured, ${report.failure}`, ...Array(7).fill("")]));
+      lines.push(row([report.row, `not measured: ${report.failure}`, ...Array(7).fill("")]));
     }
-    for (const line of report.lines) lines.push(row(cells(line)));
+    for (const line of report.lines) lines.push(row([report.row, ...cells(line)]));
   }
   return `${lines.join("\n")}\n`;
 }
