@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel's own NBD driver against `ovs up`, in User-mode Linux and, with OVS_LONG=1 (`npm run
-// vm`), in a QEMU guest too: attach, mkfs, files, fsync, TRIM, unmount, fsck, detach, attach.
+// vm`), in a QEMU guest too: attach, mkfs, files, fsync, TRIM, unmount, fsck, detach, attach; and
+// the death of the router under a file system that is written to.
 
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
 import { Cluster } from "../integration/cluster.js";
 import { bootQemu, noQemu } from "./qemu.js";
+import { routerDies } from "./reconnect.js";
 import { fileSystemLife, OPTIONS, smallBlocks } from "./scenario.js";
 import { bootUml, noUml } from "./uml.js";
 
 const LONG = process.env.OVS_LONG === "1";
+const KILLS = LONG ? 6 : 1;
 
 t.setTimeout(900_000);
 
@@ -23,6 +26,7 @@ t.test("User-mode Linux: a vDisk is a disk for the kernel", { skip: noUml() }, a
   t.comment(`guest: Linux ${guest.kernel}`);
   await fileSystemLife(t, cluster, guest);
   await smallBlocks(t, cluster, guest);
+  await routerDies(t, cluster, guest, KILLS);
   await guest.destroy();
   await cluster.down();
 });
