@@ -154,7 +154,7 @@ export class Extents {
     return this.#disk.handler(handler);
   }
 
-  /** Stages one read of consecutive pages. */
+  /** Stages one read of consecutive pages; those of a turn are told together. */
   read(
     handler: HandlerId,
     tag: number,
@@ -163,7 +163,8 @@ export class Extents {
     arena: number,
     bytes: number,
   ): void {
-    this.#disk.read(handler, tag, this.#files[file]!, page * ASD_PAGE_BYTES, arena, bytes);
+    const offset = page * ASD_PAGE_BYTES;
+    this.#disk.readTogether(handler, tag, this.#files[file]!, offset, arena, bytes);
   }
 
   async close(): Promise<void> {

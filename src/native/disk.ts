@@ -19,6 +19,7 @@ export const DiskKind = {
   Allocate: 5,
   Punch: 6,
   Truncate: 7,
+  ReadTogether: 8,
 } as const;
 export type DiskKind = (typeof DiskKind)[keyof typeof DiskKind];
 

@@ -94,6 +94,18 @@ export interface Disk {
     arena: number,
     bytes: number,
   ): void;
+  /**
+   * As read, but the completion may be told only when those of all reads like it that were staged in
+   * the same turn have come: whoever waits for all of them is woken once.
+   */
+  readTogether(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void;
   write(
     handler: HandlerId,
     tag: number,

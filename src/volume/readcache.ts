@@ -95,6 +95,8 @@ export class MemoryCache {
   readonly #region: number;
   readonly #places: PlaceIndex;
   readonly #used: Uint8Array;
+  /** Frames that never had content. */
+  #fresh: number;
   #hand = 0;
   hits = 0;
   misses = 0;
@@ -106,10 +108,16 @@ export class MemoryCache {
     this.#region = frames > 0 ? arena.region(frames * CLUSTER_BYTES, "read cache") : 0;
     this.#places = new PlaceIndex(frames);
     this.#used = new Uint8Array(frames);
+    this.#fresh = frames;
   }
 
   get bytes(): number {
     return this.#places.frames * CLUSTER_BYTES;
+  }
+
+  /** Every frame has had content since the cache was made or cleared. */
+  get isFull(): boolean {
+    return this.#fresh === 0;
   }
 
   /** Copies the cluster to arena offset `into`; false when it is not here. */
@@ -147,11 +155,15 @@ export class MemoryCache {
 
   clear(): void {
     this.#places.clear();
+    this.#used.fill(0);
+    this.#hand = 0;
+    this.#fresh = this.#places.frames;
   }
 
   #evict(): number {
     for (;;) {
       const frame = this.#hand;
+      if (this.#fresh > 0) this.#fresh--;
       this.#hand = frame + 1 === this.#places.frames ? 0 : frame + 1;
       if (this.#used[frame] === 0) {
         this.#places.leave(frame);

@@ -33,6 +33,10 @@ export const INTERNAL_JOBS = 128;
 const OPERATIONS_MAX = 2048;
 /** Parts of one call to the backend: replies of a call wait for its slowest part. */
 const PARTS_MAX = 16;
+/** Bytes from which on a call gets no more parts: big reads are answered one by one. */
+const CALL_BYTES = 256 * 1024;
+/** Clusters of a read that counts as a sequential one. */
+const LONG_CLUSTERS = 32;
 const BACKEND_TIMEOUT_MS = 15_000;
 const ATTEMPTS_MAX = 4;
 const RETRY_FIRST_MS = 20;
@@ -376,13 +380,15 @@ export class Reader {
         // What failed before goes alone, so that it cannot fail others again.
         let to = from + 1;
         const alone = this.#attempt[batch.jobs[from]!]! > 0;
+        let bytes = batch.parts[from]!.bytes;
         while (
           !alone &&
           to < batch.parts.length &&
           to - from < PARTS_MAX &&
+          bytes < CALL_BYTES &&
           this.#attempt[batch.jobs[to]!] === 0
         )
-          to++;
+          bytes += batch.parts[to++]!.bytes;
         const call = this.#callBackend(
           source,
           batch.parts.slice(from, to),
@@ -503,12 +509,14 @@ export class Reader {
     const count = this.#count[job];
     const at = job * SLOT_CLUSTERS_MAX;
     const counts = this.#source[job]!.readCounts;
+    // A long read passes by once: it takes free memory, but drives out nobody who may be back.
+    const keeps = count < LONG_CLUSTERS || !this.#memory.isFull;
     for (let i = 0; i < count; i++) {
       const from = this.#from[at + i];
       counts[from]++;
       if (from < Source.Disk) continue;
       const memory = this.#base[job] + i * CLUSTER_BYTES;
-      this.#memory.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
+      if (keeps) this.#memory.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
       if (from === Source.Backend)
         this.#cache?.insert(this.#scoIds[at + i], this.#indexes[at + i], memory);
     }

@@ -346,9 +346,10 @@ class Suite {
     const [offset, bytes] = [first * CLUSTER_BYTES, count * CLUSTER_BYTES];
     const expected = truth.slice(offset, offset + bytes);
     const list = piecesOf(memory, count);
-    const scatter = random(2) === 0;
+    const form = random(3);
     out.stages.push((handler, tag) => {
-      if (scatter) disk.readScatter(handler, tag, file, offset, list, count);
+      if (form === 0) disk.readScatter(handler, tag, file, offset, list, count);
+      else if (form === 1) disk.readTogether(handler, tag, file, offset, memory, bytes);
       else disk.read(handler, tag, file, offset, memory, bytes);
     });
     out.checks.push(() => {

@@ -77,6 +77,18 @@ export class FaultDisk implements Disk {
       this.#real.read(handler, tag, file, offset, arena, bytes),
     );
   }
+  readTogether(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void {
+    this.#do("read", handler, tag, file, offset, () =>
+      this.#real.readTogether(handler, tag, file, offset, arena, bytes),
+    );
+  }
   write(
     handler: HandlerId,
     tag: number,

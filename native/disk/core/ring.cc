@@ -20,11 +20,15 @@ constexpr uint16_t kRetriesMax = 100;
 constexpr int kRefusalsMax = 10'000;
 constexpr timespec kRefusalPause = {0, 1'000'000};
 
-bool IsRead(Kind kind) { return kind == Kind::kRead || kind == Kind::kReadScatter; }
+bool IsRead(Kind kind) {
+  return kind == Kind::kRead || kind == Kind::kReadScatter || kind == Kind::kReadTogether;
+}
 
 bool IsGathered(Kind kind) { return kind == Kind::kReadScatter || kind == Kind::kWriteGather; }
 
-bool IsTransfer(Kind kind) { return static_cast<uint32_t>(kind) <= 3; }
+bool IsTransfer(Kind kind) {
+  return static_cast<uint32_t>(kind) <= 3 || kind == Kind::kReadTogether;
+}
 
 // COOP_TASKRUN (Linux 5.19) spares the running thread an interrupt for each completion.
 int InitQueue(io_uring* ring) {
@@ -76,6 +80,7 @@ Ring* Ring::Open(Mapping* arena, Mapping* table, int* error) {
   ring->progress_.resize(kSlots);
   ring->first_piece_.resize(kSlots);
   ring->retries_.resize(kSlots);
+  ring->bundle_of_.resize(kSlots);
   return ring;
 }
 
@@ -98,13 +103,55 @@ void Ring::Submit(uint32_t count) {
     Locate(slot);
     Push(slot);
   }
+  Bundle(count);
   Flush();
+}
+
+// Puts the staged reads that are to be told together into a bundle.
+void Ring::Bundle(uint32_t count) {
+  static_assert(kSlots <= UINT16_MAX, "a bundle for each slot can be numbered");
+  uint16_t left = 0;
+  uint16_t bundle = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    uint32_t slot = table_.staged[i];
+    if (static_cast<Kind>(table_.kind[slot]) != Kind::kReadTogether) continue;
+    if (left == 0) {
+      if (bundles_free_.empty()) {
+        bundles_free_.push_back(static_cast<uint16_t>(bundle_left_.size()));
+        bundle_left_.push_back(0);
+        bundle_held_.emplace_back();
+      }
+      bundle = bundles_free_.back();
+      bundles_free_.pop_back();
+    }
+    left++;
+    bundle_of_[slot] = bundle;
+  }
+  if (left > 0) bundle_left_[bundle] = left;
+}
+
+// Puts a finished slot on the done list, or holds it back for the others of its bundle; returns the
+// length of the list.
+uint32_t Ring::Tell(uint32_t slot, uint32_t done) {
+  if (static_cast<Kind>(table_.kind[slot]) != Kind::kReadTogether) {
+    table_.done[done++] = slot;
+    return done;
+  }
+  uint16_t bundle = bundle_of_[slot];
+  std::vector<uint32_t>& held = bundle_held_[bundle];
+  held.push_back(slot);
+  OVS_CHECK(bundle_left_[bundle] > 0);
+  if (--bundle_left_[bundle] > 0) return done;
+  for (uint32_t finished : held) table_.done[done++] = finished;
+  held.clear();
+  bundles_free_.push_back(bundle);
+  return done;
 }
 
 // Checks the slot's memory and turns arena offsets of pieces into pointers.
 void Ring::Locate(uint32_t slot) {
   Kind kind = static_cast<Kind>(table_.kind[slot]);
-  OVS_CHECK(kind <= Kind::kPunch);
+  OVS_CHECK(kind <= Kind::kPunch || kind == Kind::kReadTogether);
   if (!IsTransfer(kind)) return;
   if (!IsGathered(kind)) {
     uint64_t end = uint64_t{table_.memory[slot]} + static_cast<uint64_t>(table_.length[slot]);
@@ -164,6 +211,7 @@ void Ring::Prepare(io_uring_sqe* sqe, uint32_t slot) {
   uint32_t count = table_.count[slot] - first;
   switch (static_cast<Kind>(table_.kind[slot])) {
     case Kind::kRead:
+    case Kind::kReadTogether:
       io_uring_prep_read(sqe, fd, memory, left, offset);
       break;
     case Kind::kWrite:
@@ -197,7 +245,7 @@ uint32_t Ring::Reap() {
     uint32_t slot = static_cast<uint32_t>(cqe->user_data);
     seen++;
     if (Finished(slot, cqe->res)) {
-      table_.done[done++] = slot;
+      done = Tell(slot, done);
     } else {
       Push(slot);
     }

@@ -34,7 +34,11 @@ class Ring {
 
   /** Takes the first `count` slots of the staged list; gives the kernel what it takes. */
   void Submit(uint32_t count);
-  /** Fills the done list with finished slots and returns how many; sends on what is unfinished. */
+  /**
+   * Fills the done list with finished slots and returns how many; sends on what is unfinished.
+   * Reads of kind kReadTogether are held until all of them that came with one Submit have finished,
+   * so that their owner is woken once.
+   */
   uint32_t Reap();
   /**
    * Readable when there is something to reap. The ring itself and not an eventfd: that costs a
@@ -56,6 +60,8 @@ class Ring {
   void Prepare(io_uring_sqe* sqe, uint32_t slot);
   bool Finished(uint32_t slot, int32_t result);
   void SkipPieces(uint32_t slot, uint64_t bytes);
+  void Bundle(uint32_t count);
+  uint32_t Tell(uint32_t slot, uint32_t done);
 
   io_uring queue_{};
   bool abandoned_ = false;  // The kernel did not finish in time and keeps everything.
@@ -70,6 +76,10 @@ class Ring {
   std::vector<uint64_t> progress_;     // By slot: bytes done.
   std::vector<uint32_t> first_piece_;  // By slot: the first piece not yet done.
   std::vector<uint16_t> retries_;      // By slot: how often it was interrupted.
+  std::vector<uint16_t> bundle_of_;    // By slot of kReadTogether.
+  std::vector<uint16_t> bundle_left_;  // By bundle: reads that have not finished.
+  std::vector<std::vector<uint32_t>> bundle_held_;  // By bundle: those that have.
+  std::vector<uint16_t> bundles_free_;
 };
 
 }  // namespace ovs::disk

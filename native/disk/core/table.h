@@ -26,6 +26,8 @@ enum class Kind : uint32_t {
   kSync = 4,
   kAllocate = 5,
   kPunch = 6,
+  // 7 is Truncate, which never comes here.
+  kReadTogether = 8,  // A read that is told with all others like it of its Submit.
 };
 
 struct Table {

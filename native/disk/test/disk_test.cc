@@ -156,6 +156,34 @@ void TestDepth() {
   OVS_CHECK(f.ring->in_flight() == 0 && f.ring->Reap() == 0);
 }
 
+// Reads that are to be told together wait for each other, and nobody else waits for them.
+void TestTogether() {
+  Fixture f;
+  int ends[2];
+  OVS_CHECK(pipe(ends) == 0);
+  f.Set(0, Kind::kWrite, f.file, 0, 0, 4 * kPage);
+  OVS_CHECK(f.Run(0) == 4 * kPage);
+  for (int round = 0; round < 3; round++) {
+    f.Set(1, Kind::kReadTogether, f.file, 0, kPage, kPage);
+    f.Set(2, Kind::kReadTogether, ends[0], 0, 2 * kPage, kPage);
+    f.Set(3, Kind::kRead, f.file, kPage, 3 * kPage, kPage);
+    f.Set(4, Kind::kReadTogether, f.file, 4 * kPage, 4 * kPage, kPage);
+    for (uint32_t i = 0; i < 4; i++) f.table.staged[i] = 1 + i;
+    f.ring->Submit(4);
+    OVS_CHECK(f.Await(10'000) == 1 && f.table.done[0] == 3);
+    f.Set(5, Kind::kReadTogether, f.file, 0, 5 * kPage, kPage);
+    f.Submit(5);
+    OVS_CHECK(f.Await(10'000) == 1 && f.table.done[0] == 5 && f.table.result[5] == kPage);
+    while (f.ring->in_flight() > 1) OVS_CHECK(f.Await(1) == 0);
+    OVS_CHECK(f.Await(1) == 0);
+    OVS_CHECK(write(ends[1], f.arena->base(), kPage) == kPage);
+    OVS_CHECK(f.Await(10'000) == 3 && f.ring->in_flight() == 0);
+    OVS_CHECK(f.table.result[1] == kPage && f.table.result[2] == kPage && f.table.result[4] == 0);
+  }
+  close(ends[0]);
+  close(ends[1]);
+}
+
 // A pipe gives what is in it: the ring goes on until all of it is there.
 void TestParts() {
   Fixture f;
@@ -253,6 +281,7 @@ int main() {
   }
   TestKinds();
   TestDepth();
+  TestTogether();
   TestParts();
   TestCutWrite();
   TestDrain();

@@ -127,6 +127,17 @@ export class NodeDisk implements Disk {
     this.#transfer(DiskKind.Read, handler, tag, file, offset, arena, bytes);
   }
 
+  readTogether(
+    handler: HandlerId,
+    tag: number,
+    file: FileId,
+    offset: number,
+    arena: number,
+    bytes: number,
+  ): void {
+    this.#transfer(DiskKind.ReadTogether, handler, tag, file, offset, arena, bytes);
+  }
+
   write(
     handler: HandlerId,
     tag: number,
@@ -320,7 +331,8 @@ export class NodeDisk implements Disk {
     if (this.#freeCount === 0) {
       throw new StorageError("OVS_BUSY", `${DISK_SLOTS} disk operations are in flight`);
     }
-    const isRead = kind === DiskKind.Read || kind === DiskKind.ReadScatter;
+    const isOne = kind === DiskKind.Read || kind === DiskKind.ReadTogether;
+    const isRead = isOne || kind === DiskKind.ReadScatter;
     assert(isRead || this.#open.at(file).writable, "the file is open for writing");
     const open = this.#open.begin(file);
     const slot = this.#free[--this.#freeCount]!;

@@ -57,6 +57,7 @@ export class FsEngine implements Engine {
     switch (kind[slot] as DiskKind) {
       case DiskKind.Read:
       case DiskKind.ReadScatter:
+      case DiskKind.ReadTogether:
         this.#transfer(slot, false, 0, 0);
         return;
       case DiskKind.Write:
