@@ -95,8 +95,8 @@ export interface Disk {
     bytes: number,
   ): void;
   /**
-   * As read, but the completion may be told only when those of all reads like it that were staged in
-   * the same turn have come: whoever waits for all of them is woken once.
+   * As read, but the completion may be told only when those of all reads like it that were staged
+   * in the same turn have come: whoever waits for all of them is woken once.
    */
   readTogether(
     handler: HandlerId,
