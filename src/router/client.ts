@@ -42,7 +42,7 @@ export class RouterClient {
   }
 
   /** All vDisks that this router owns or tries to open, by name. */
-  async list(): Promise<VdiskStatus[]> {
+  async list(timeoutMs = SHORT_MS): Promise<VdiskStatus[]> {
     const all: VdiskStatus[] = [];
     for (;;) {
       const after = all.at(-1)?.name ?? "";
@@ -50,7 +50,7 @@ export class RouterClient {
         RouterOperation.List,
         { after, limit: LIST_PAGE },
         listOutput,
-        SHORT_MS,
+        timeoutMs,
       );
       all.push(...page.vdisks);
       if (!page.more) return all;

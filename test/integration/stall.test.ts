@@ -52,3 +52,21 @@ t.test(`a registry that stands still for 6 s is not noticed (SEED=${SEED})`, asy
   await load.stop();
   await cluster.down();
 });
+
+t.test("status tells of a router that hangs, and does not wait for it", async (t) => {
+  const cluster = await Cluster.make();
+  t.teardown(() => cluster.destroy());
+  await cluster.up(...OPTIONS);
+  const router = (await cluster.processes()).find((row) => row.id === "router")!;
+  t.equal((await cluster.ovs("status")).code, 0);
+  process.kill(router.pid, "SIGSTOP");
+  try {
+    const status = await cluster.ovs("status", "--json");
+    t.equal(status.code, 3);
+    t.match(JSON.parse(status.stdout), { vdisks: [], backend: { health: "degraded" } });
+  } finally {
+    process.kill(router.pid, "SIGCONT");
+  }
+  await until("all is well", async () => (await cluster.ovs("status")).code === 0);
+  await cluster.down();
+});

@@ -7,6 +7,9 @@ import type { BackendStatus, Handlers, VdiskStatus } from "../operations/operati
 import type { UpCluster } from "./cluster.js";
 import type { ProcessStatus } from "./supervisor.js";
 
+/** How long `status` waits for a router that does not answer. */
+const STATUS_MS = 3_000;
+
 /** The handlers of all operations over a running cluster. */
 export function makeHandlers(cluster: UpCluster): Handlers {
   return {
@@ -20,7 +23,7 @@ export function makeHandlers(cluster: UpCluster): Handlers {
         data: cluster.layout.data,
         cluster: cluster.config.cluster,
         processes: cluster.supervisor.status(),
-        vdisks,
+        vdisks: vdisks ?? [],
         asds,
         backend: { ...backend, health: worst(backend.health, vdisks, cluster.supervisor.status()) },
         nbd: cluster.layout.nbd(cluster.config),
@@ -70,12 +73,15 @@ export function makeHandlers(cluster: UpCluster): Handlers {
   };
 }
 
-/** While the router restarts there is nothing to say of vDisks; the rest is told all the same. */
-async function vdisksOrNone(cluster: UpCluster): Promise<VdiskStatus[]> {
+/**
+ * While the router restarts, or hangs, there is nothing to say of vDisks (null); the rest is told
+ * all the same, and soon.
+ */
+async function vdisksOrNone(cluster: UpCluster): Promise<VdiskStatus[] | null> {
   try {
-    return await cluster.router.list();
+    return await cluster.router.list(STATUS_MS);
   } catch (error) {
-    if (error instanceof StorageError && error.kind === "unavailable") return [];
+    if (error instanceof StorageError) return null;
     throw error;
   }
 }
@@ -83,12 +89,13 @@ async function vdisksOrNone(cluster: UpCluster): Promise<VdiskStatus[]> {
 /** A backend that is well does not help while a daemon is down or a vDisk is not served. */
 function worst(
   health: BackendStatus["health"],
-  vdisks: VdiskStatus[],
+  vdisks: VdiskStatus[] | null,
   processes: ProcessStatus[],
 ): BackendStatus["health"] {
   if (health !== "ok") return health;
   const runs = processes.every((process) => process.state === "running");
-  return runs && vdisks.every((vdisk) => vdisk.state === "serving") ? "ok" : "degraded";
+  const serves = vdisks?.every((vdisk) => vdisk.state === "serving") ?? false;
+  return runs && serves ? "ok" : "degraded";
 }
 
 async function addAsds(cluster: UpCluster, count: number) {
