@@ -4,6 +4,7 @@
 import { AsdClient, AsdPartStatus } from "../asd/client.js";
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
+import { untilTickMs } from "../base/grid.js";
 import type { Timer, World } from "../platform/world.js";
 import type { Identity } from "../rpc/hello.js";
 import {
@@ -19,7 +20,9 @@ import {
 import type { OsdFactory } from "./osdpool.js";
 import type { OsdInfo } from "./topology.js";
 
+/** An OSD that is in use, or whose answers change, is asked so often; another one ever less. */
 const STATS_MS = 2000;
+const STATS_MS_MAX = 8 * STATS_MS;
 const STATS_TIMEOUT_MS = 5000;
 
 assert(
@@ -33,7 +36,7 @@ assert(
 
 /** Makes the OSDs of a pool. `self` says who calls. */
 export function asdFactory(world: World, self: Identity): OsdFactory {
-  return (info) => new AsdOsd(world, info, self);
+  return (info, onUpOrDown) => new AsdOsd(world, info, self, onUpOrDown);
 }
 
 class AsdOsd implements Osd {
@@ -44,11 +47,14 @@ class AsdOsd implements Osd {
   #refusedFull = false;
   /** The first question was answered, or could not be asked. */
   #asked = false;
+  /** Something was asked of it since its statistics were. */
+  #used = false;
+  #pauseMs = STATS_MS;
   #statsTimer: Timer | null = null;
   #asking: Promise<void> | null = null;
   #closed = false;
 
-  constructor(world: World, info: OsdInfo, self: Identity) {
+  constructor(world: World, info: OsdInfo, self: Identity, onUpOrDown: () => void) {
     this.id = info.id;
     this.#world = world;
     this.#freeBytes = info.capacityBytes;
@@ -58,8 +64,10 @@ class AsdOsd implements Osd {
       diskUuid: info.diskUuid,
       self,
       onUp: () => {
-        if (this.#asked) this.#askSoon(0);
+        onUpOrDown();
+        if (this.#asked) this.#askIn(0);
       },
+      onDown: onUpOrDown,
     });
     this.#asking = this.#askStats();
   }
@@ -95,11 +103,13 @@ class AsdOsd implements Osd {
     handler: OsdReadHandler,
     token: number,
   ): void {
+    if (!this.#used) this.#use();
     this.#client.readWith(reads, timeoutMs, priority, handler, token);
   }
 
   async apply(change: OsdChange, options: CallOptions): Promise<void> {
     const { data } = change;
+    if (!this.#used) this.#use();
     try {
       await this.#client.apply(
         {
@@ -142,7 +152,19 @@ class AsdOsd implements Osd {
     await this.#asking;
   }
 
-  #askSoon(delayMs: number): void {
+  /** Its answers are about to change: whoever had long left it alone asks soon. */
+  #use(): void {
+    this.#used = true;
+    if (this.#pauseMs === STATS_MS) return;
+    this.#pauseMs = STATS_MS;
+    if (this.#statsTimer !== null) this.#ask();
+  }
+
+  #ask(): void {
+    this.#askIn(untilTickMs(this.#world.clock.nowMs(), this.#pauseMs));
+  }
+
+  #askIn(delayMs: number): void {
     if (this.#closed) return;
     this.#statsTimer?.cancel();
     this.#statsTimer = this.#world.clock.after(delayMs, () => {
@@ -152,14 +174,20 @@ class AsdOsd implements Osd {
   }
 
   async #askStats(): Promise<void> {
+    const freeBytes = this.#freeBytes;
+    let isQuiet = !this.#used;
+    this.#used = false;
     try {
       const stats = await this.#client.stats({ timeoutMs: STATS_TIMEOUT_MS });
       this.#freeBytes = stats.freeBytes;
       this.#refusedFull = stats.full;
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
+      isQuiet = false;
     }
     this.#asked = true;
-    this.#askSoon(STATS_MS);
+    isQuiet &&= this.#freeBytes === freeBytes && !this.full && !this.slow && !this.#used;
+    this.#pauseMs = isQuiet ? Math.min(STATS_MS_MAX, 2 * this.#pauseMs) : STATS_MS;
+    this.#ask();
   }
 }

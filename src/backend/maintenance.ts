@@ -36,6 +36,8 @@ const BACKOFF_MS_MAX = 300_000;
 /** After this long nothing that was uploaded by an old view of the OSDs can appear (P-C5). */
 const VIEW_SETTLED_MS = 60_000;
 const ATTEMPTS_MAX = 100_000;
+/** Ticks between the passes while they find nothing. */
+const QUIET_TICKS = 5;
 
 export interface MaintenanceOptions {
   /** Of this process. */
@@ -91,6 +93,8 @@ export class Maintenance {
   #lost = "";
   #lostSinceMs = 0;
   #isLostSettled = true;
+  /** The last pass found nothing to do: the next one may wait until then. */
+  #quietUntilMs = 0;
   #lostAtMs = 0;
   #usable = "";
   #stopped = false;
@@ -159,7 +163,9 @@ export class Maintenance {
   async #tick(): Promise<void> {
     try {
       this.#status.leader = await this.#lead();
-      if (this.#status.leader) await this.#pass({ isPatient: true });
+      this.#noteChanges();
+      if (!this.#status.leader || this.#now() < this.#quietUntilMs) return;
+      await this.#pass({ isPatient: true });
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       this.#host.core.world.log.warn("maintenance waits", { reason: error.message });
@@ -205,13 +211,17 @@ export class Maintenance {
     const candidates = [...narrow, ...(await this.#onLost())];
     this.#status.waitingObjects = this.#narrowObjects + candidates.length - narrow.length;
     await this.#repairAll(candidates);
-    await this.#trash();
-    await removeNamespaces({
+    const isTrashEmpty = await this.#trash();
+    const removed = await removeNamespaces({
       world: this.#host.core.world,
       registry: this.#host.core.registry,
       isStopping: () => this.#isEnding(),
     });
     await this.#garbage();
+    const isQuiet = this.#isLostSettled && this.#seen.size === 0 && isTrashEmpty && removed === 0;
+    if (isQuiet && candidates.length === 0) {
+      this.#quietUntilMs = this.#now() + (QUIET_TICKS - 0.5) * this.#options.tickMs;
+    }
     this.#status.lastPassMs = this.#host.core.world.clock.wallMs();
   }
 
@@ -234,6 +244,7 @@ export class Maintenance {
       this.#backoffs.clear();
       this.#trashAtMs = 0;
       this.#lostAtMs = 0;
+      this.#quietUntilMs = 0;
     }
     this.#usable = usableNow;
     if (lostNow === this.#lost) return;
@@ -396,19 +407,23 @@ export class Maintenance {
     this.#backoffs.set(key, { delayMs, untilMs: this.#now() + delayMs });
   }
 
-  async #trash(): Promise<void> {
+  /** True when it had nothing to do. */
+  async #trash(): Promise<boolean> {
     const nowMs = this.#now();
-    if (nowMs < this.#trashAtMs) return;
+    if (nowMs < this.#trashAtMs) return false;
     const { world, registry, pool } = this.#host.core;
     let waiting = 0;
+    let emptied = 0;
     do {
       const host = { world, registry, pool };
       const result = await emptyTrash(host, { after: this.#trashAfter });
       waiting += result.waiting;
+      emptied += result.emptied;
       this.#trashAfter = result.after;
     } while (this.#trashAfter !== undefined && !this.#isEnding());
     this.#status.trashWaiting = waiting;
     if (waiting > 0) this.#trashAtMs = nowMs + 10 * this.#options.tickMs;
+    return waiting + emptied === 0;
   }
 
   async #garbage(): Promise<void> {

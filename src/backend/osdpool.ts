@@ -2,15 +2,14 @@
 // The OSDs of this process: one connection for each that the topology names, made and ended as the
 // topology changes, and what this process has seen of them.
 
-import type { Timer, World } from "../platform/world.js";
+import type { World } from "../platform/world.js";
 import { OsdState } from "../wire/generated/osd.js";
 import type { Osd } from "./osd.js";
 import type { Candidate, Place } from "./placement.js";
 import type { BackendTopology, OsdInfo } from "./topology.js";
 
-export type OsdFactory = (info: OsdInfo) => Osd;
-
-const LOOK_MS = 500;
+/** `onUpOrDown`: its connection came or went. */
+export type OsdFactory = (info: OsdInfo, onUpOrDown: () => void) => Osd;
 
 interface Member {
   info: OsdInfo;
@@ -25,7 +24,6 @@ export class OsdPool {
   readonly #factory: OsdFactory;
   readonly #members = new Map<number, Member>();
   readonly #closing = new Set<Promise<void>>();
-  #timer: Timer | null = null;
   #stopped = false;
 
   constructor(world: Pick<World, "clock" | "log">, topology: BackendTopology, factory: OsdFactory) {
@@ -38,12 +36,10 @@ export class OsdPool {
   /** Connects to what the topology names now. */
   start(): void {
     this.#follow();
-    this.#look();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#timer?.cancel();
     for (const member of this.#members.values()) this.#close(member);
     this.#members.clear();
     await Promise.all(this.#closing);
@@ -65,7 +61,8 @@ export class OsdPool {
   downMs(id: number): number {
     const member = this.#members.get(id);
     if (member === undefined) return Number.POSITIVE_INFINITY;
-    if (member.osd.up) return 0;
+    this.#look(member);
+    if (member.downSinceMs < 0) return 0;
     return Math.max(0, this.#world.clock.nowMs() - member.downSinceMs);
   }
 
@@ -110,8 +107,11 @@ export class OsdPool {
     }
     for (const info of this.topology.osds.values()) {
       if (info.state === OsdState.gone || this.#members.has(info.id)) continue;
-      const downSinceMs = this.#world.clock.nowMs();
-      this.#members.set(info.id, { info, osd: this.#factory(info), downSinceMs });
+      const osd = this.#factory(info, () => {
+        const member = this.#members.get(info.id);
+        if (member?.osd === osd) this.#look(member);
+      });
+      this.#members.set(info.id, { info, osd, downSinceMs: this.#world.clock.nowMs() });
     }
   }
 
@@ -120,13 +120,9 @@ export class OsdPool {
     this.#closing.add(closing);
   }
 
-  #look(): void {
-    const nowMs = this.#world.clock.nowMs();
-    for (const member of this.#members.values()) {
-      if (member.osd.up) member.downSinceMs = -1;
-      else if (member.downSinceMs < 0) member.downSinceMs = nowMs;
-    }
-    this.#timer = this.#world.clock.after(LOOK_MS, () => this.#look());
+  #look(member: Member): void {
+    if (member.osd.up) member.downSinceMs = -1;
+    else if (member.downSinceMs < 0) member.downSinceMs = this.#world.clock.nowMs();
   }
 }
 

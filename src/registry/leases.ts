@@ -17,9 +17,9 @@ import type { Clock, Timer } from "../platform/world.js";
 export const LEASES_MAX = 10_000;
 export const LEASE_KEYS_MAX = 1000;
 
-const BEAT_MS = 250;
+const BEAT_MS = 500;
 /** A beat that comes later than this says that the process stood still. */
-const STALL_MS = 1000;
+const STALL_MS = 1250;
 
 export interface Lease {
   id: bigint;

@@ -13,6 +13,7 @@
 import type { ZodType } from "zod";
 import { assert } from "../base/assert.js";
 import { type ErrorCode, messageOf, StorageError } from "../base/errors.js";
+import { untilTickMs } from "../base/grid.js";
 import type {
   Address,
   Connection,
@@ -427,8 +428,9 @@ export class RpcClient implements ConnectionHandler {
     const nowMs = this.#world.clock.nowMs();
     const calls = this.#calls;
     let nextMs = Number.POSITIVE_INFINITY;
-    for (let slot = 0; slot < calls.size; slot++) {
+    for (let slot = 0, left = calls.used; left > 0 && slot < calls.size; slot++) {
       const state = calls.state[slot];
+      if (state !== CallState.Free) left--;
       if (state !== CallState.Waiting && state !== CallState.Sent) continue;
       if (calls.deadlines[slot]! <= nowMs) this.#expire(slot);
       else if (calls.deadlines[slot]! < nextMs) nextMs = calls.deadlines[slot]!;
@@ -462,7 +464,7 @@ export class RpcClient implements ConnectionHandler {
   /** Asks a silent peer for a sign of life, gives up a dead one; returns when to look again. */
   #heartbeat(nowMs: number): number {
     if (nowMs < this.#heartbeatAtMs) return this.#heartbeatAtMs;
-    this.#heartbeatAtMs = nowMs + this.#heartbeatMs;
+    this.#heartbeatAtMs = nowMs + untilTickMs(nowMs, this.#heartbeatMs);
     if (this.#heard) this.#silence = 0;
     else this.#silence++;
     this.#heard = false;
@@ -522,7 +524,8 @@ export class RpcClient implements ConnectionHandler {
     this.#state = "greeting";
     this.#heard = true;
     this.#silence = 0;
-    this.#heartbeatAtMs = this.#world.clock.nowMs() + this.#heartbeatMs;
+    const nowMs = this.#world.clock.nowMs();
+    this.#heartbeatAtMs = nowMs + untilTickMs(nowMs, this.#heartbeatMs);
     this.#alarm.set(this.#heartbeatAtMs);
     const greeted = this.#greeting.wait(timeoutMs);
     const hello = encodeControl(makeHello(this.#options.self, this.#options.wants));

@@ -4,6 +4,7 @@
 import t from "tap";
 import { z } from "zod";
 import { ERROR_KINDS, type ErrorCode, StorageError } from "../../src/base/errors.js";
+import { untilTickMs } from "../../src/base/grid.js";
 import type { Segments } from "../../src/platform/network.js";
 import { oneSegment, SegmentList } from "../../src/platform/segments.js";
 import { RpcClient, type RpcClientOptions } from "../../src/rpc/client.js";
@@ -530,4 +531,19 @@ t.test("a message in another version, or before the hello, is refused", async (t
   }
   t.equal(server.connections, 0);
   await server.stop();
+});
+
+t.test("what shares a period is done in one wake, and a timer that rings early counts", (t) => {
+  for (const [nowMs, periodMs, delayMs] of [
+    [0, 4000, 4000],
+    [1.5, 4000, 3998.5],
+    [3990, 4000, 10],
+    [3996, 4000, 4004],
+    [4000, 4000, 4000],
+    [100_000, 500, 500],
+    [7999, 2000, 2001],
+  ] as const) {
+    t.equal(untilTickMs(nowMs, periodMs), delayMs);
+  }
+  t.end();
 });
