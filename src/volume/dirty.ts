@@ -17,8 +17,8 @@ export const LOCATION_ZERO = 0xffffffff;
 /** Zero ranges up to this many clusters become entries, longer ones intervals. */
 const ZERO_ENTRIES_MAX = 64;
 const CAPACITY_FIRST = 1024;
-/** Emptied layers that are kept with their tables, half a MiB each. */
-const SPARES_MAX = 16;
+/** Emptied layers that each volume keeps with their tables, half a MiB each. */
+const SPARES_MAX = 4;
 const TWO_32 = 2 ** 32;
 
 export const Found = { None: 0, Zero: 1, Data: 2 } as const;

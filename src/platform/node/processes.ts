@@ -6,6 +6,7 @@
 
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { KIB, MIB } from "../../base/units.js";
 import type { Child, ChildEvents, Processes } from "../processes.js";
 
 interface ChildMessage {
@@ -17,6 +18,15 @@ function isChildMessage(value: unknown): value is ChildMessage {
   if (typeof value !== "object" || value === null || !("kind" in value)) return false;
   return value.kind === "ready" || value.kind === "failed";
 }
+
+// For glibc: large arrays go back to the system when they are freed (tables of journals, memory of
+// RocksDB), and the many threads of Node and RocksDB share two heaps. Otherwise each thread's heap
+// keeps what it had at its busiest.
+const FRUGAL_MALLOC = {
+  MALLOC_ARENA_MAX: "2",
+  MALLOC_MMAP_THRESHOLD_: String(128 * KIB),
+  MALLOC_TRIM_THRESHOLD_: String(2 * MIB),
+};
 
 export class NodeProcesses implements Processes {
   readonly #program: string;
@@ -30,7 +40,7 @@ export class NodeProcesses implements Processes {
     const child = fork(this.#program, [...args], {
       detached: true,
       stdio: ["ignore", "inherit", "inherit", "ipc"],
-      env: { ...process.env, OVS_SUPERVISED: "1" },
+      env: { ...FRUGAL_MALLOC, ...process.env, OVS_SUPERVISED: "1" },
     });
     child.on("message", (message: unknown) => {
       if (!isChildMessage(message)) return;
