@@ -72,12 +72,12 @@ class Ring {
   uint32_t unsubmitted_ = 0;  // Of those, entries that the kernel has not taken yet.
   uint32_t waiting_first_ = 0;
   uint32_t waiting_count_ = 0;
-  std::vector<uint32_t> waiting_;      // A ring buffer of slots.
-  std::vector<uint64_t> progress_;     // By slot: bytes done.
-  std::vector<uint32_t> first_piece_;  // By slot: the first piece not yet done.
-  std::vector<uint16_t> retries_;      // By slot: how often it was interrupted.
-  std::vector<uint16_t> bundle_of_;    // By slot of kReadTogether.
-  std::vector<uint16_t> bundle_left_;  // By bundle: reads that have not finished.
+  std::vector<uint32_t> waiting_;                   // A ring buffer of slots.
+  std::vector<uint64_t> progress_;                  // By slot: bytes done.
+  std::vector<uint32_t> first_piece_;               // By slot: the first piece not yet done.
+  std::vector<uint16_t> retries_;                   // By slot: how often it was interrupted.
+  std::vector<uint16_t> bundle_of_;                 // By slot of kReadTogether.
+  std::vector<uint16_t> bundle_left_;               // By bundle: reads that have not finished.
   std::vector<std::vector<uint32_t>> bundle_held_;  // By bundle: those that have.
   std::vector<uint16_t> bundles_free_;
 };
