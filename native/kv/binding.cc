@@ -10,7 +10,9 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "common/check.h"
 #include "kv/core/kv.h"
@@ -48,6 +50,18 @@ std::string_view BytesOf(const Napi::Value& value) {
   OVS_CHECK(value.IsTypedArray());
   const auto array = value.As<Napi::Uint8Array>();
   return {reinterpret_cast<const char*>(array.Data()), array.ByteLength()};
+}
+
+// The first `number` elements of an array of byte arrays. False when the environment is being ended
+// (a worker that is terminated): reading an element fails then, and nothing can be thrown either.
+bool ElementsOf(const Napi::Array& array, uint32_t number, std::vector<std::string_view>* bytes) {
+  bytes->reserve(number);
+  for (uint32_t i = 0; i < number; i++) {
+    napi_value element = nullptr;
+    if (napi_get_element(array.Env(), array, i, &element) != napi_ok) return false;
+    bytes->push_back(BytesOf(Napi::Value(array.Env(), element)));
+  }
+  return true;
 }
 
 std::string PathOf(const Napi::Value& value) {
@@ -192,16 +206,15 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value Write(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     OVS_CHECK(info[1].IsArray());
-    const Napi::Array batches = info[1].As<Napi::Array>();
-    const uint32_t number = NumberOf(info[2]);
+    std::vector<std::string_view> batches;
+    if (!ElementsOf(info[1].As<Napi::Array>(), NumberOf(info[2]), &batches)) return {};
     size_t bytes = ovs::kv::kBatchHeaderBytes + 32;
-    for (uint32_t i = 0; i < number; i++) bytes += BytesOf(batches[i]).size();
+    for (const std::string_view batch : batches) bytes += batch.size();
     std::string group;
     group.reserve(bytes);
     group.assign(ovs::kv::kBatchHeaderBytes, '\0');
     uint32_t total = 0;
-    for (uint32_t i = 0; i < number; i++) {
-      const std::string_view batch = BytesOf(batches[i]);
+    for (const std::string_view batch : batches) {
       uint32_t count = 0;
       const char* invalid = ovs::kv::InvalidBatch(batch, &count);
       if (invalid != nullptr) return Napi::String::New(env, invalid);

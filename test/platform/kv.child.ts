@@ -70,10 +70,13 @@ async function inWorker(step: string): Promise<void> {
   process.exitCode = code;
 }
 
+/** Ends workers in the middle of what they do; where exactly is chance, so it is done often. */
 async function terminated(): Promise<void> {
-  const worker = new Worker(new URL(import.meta.url), { workerData: ["write", path] });
-  await new Promise<void>((resolve) => worker.once("message", () => resolve()));
-  await worker.terminate();
+  for (let i = 0; i < 40; i++) {
+    const worker = new Worker(new URL(import.meta.url), { workerData: ["write", path] });
+    await new Promise<void>((resolve) => worker.once("message", () => resolve()));
+    await worker.terminate();
+  }
 }
 
 if (mode === "write") await writeForever();
