@@ -28,6 +28,10 @@
       "libraries": ["<!@(node tools/native.mjs libraries transport)"]
     },
     {
+      "target_name": "exit",
+      "sources": ["<!@(node tools/native.mjs sources exit)"]
+    },
+    {
       "target_name": "kv",
       "sources": ["<!@(node tools/native.mjs sources kv)"],
       "libraries": ["<!@(node tools/native.mjs libraries kv)"]

@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { ASD_ARENA_BYTES, ASD_RECEIVE_BYTES, type AsdConfig, AsdDaemon } from "../asd/daemon.js";
 import { messageOf, StorageError } from "../base/errors.js";
 import { MIB, parseSize } from "../base/units.js";
+import { endProcess } from "../native/exit.js";
 import { createWorld } from "../platform/node/world.js";
 import { runDaemon } from "./daemon.js";
 
@@ -111,7 +112,7 @@ export async function asdMain(args: string[]): Promise<number> {
     // What is durable is unknown after a failed sync: only a new start, from the disk, can tell.
     onFatal: (error) => {
       process.stderr.write(`${name}: the disk has failed: ${messageOf(error)}\n`);
-      world.clock.after(100, () => process.exit(1));
+      world.clock.after(100, () => endProcess(1));
     },
   });
   const code = await runDaemon(name, daemon);

@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Actions } from "../manager/cli/program.js";
+import { endProcess } from "../native/exit.js";
 
 type RoleMain = (args: string[]) => Promise<number>;
 
@@ -78,12 +79,12 @@ async function commandLine(args: string[]): Promise<number> {
 async function main(): Promise<void> {
   // A reader that has seen enough (`ovs inspect … | head`) is no failure.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === "EPIPE" ? 0 : 1);
+    endProcess(error.code === "EPIPE" ? 0 : 1);
   });
   const args = process.argv.slice(2);
   const role = await roleMain(args[0], args[1]);
   const code = role ? await role(args.slice(1)) : await commandLine(args);
-  process.exit(code);
+  endProcess(code);
 }
 
 await main();

@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { messageOf, StorageError } from "../base/errors.js";
 import { MIB, parseSize } from "../base/units.js";
+import { endProcess } from "../native/exit.js";
 import { createWorld } from "../platform/node/world.js";
 import { type RegistryConfig, RegistryDaemon } from "../registry/service.js";
 import { runDaemon } from "./daemon.js";
@@ -50,7 +51,7 @@ function readConfig(args: string[]): { config: RegistryConfig; logTo: string | n
       const advice = damaged === "" ? "" : "; put back a copy of its folder";
       process.stderr.write(`registry: ${damaged}${messageOf(error)}${advice}\n`);
       // What was acknowledged is durable; a new process reads what else is there.
-      process.exit(1);
+      endProcess(1);
     },
   };
   return { config, logTo: values.log ? resolve(values.log) : null };

@@ -4,6 +4,7 @@
 import { parseArgs } from "node:util";
 import { StorageError } from "../base/errors.js";
 import { MIB } from "../base/units.js";
+import { endProcess } from "../native/exit.js";
 import { NodeThreads } from "../platform/node/threads.js";
 import { createWorld } from "../platform/node/world.js";
 import { type RouterConfig, RouterDaemon } from "../router/router.js";
@@ -101,7 +102,7 @@ export async function routerMain(args: string[]): Promise<number> {
   const die = (reason: string): never => {
     world.log.error(`the router ends itself: ${reason}`);
     process.stderr.write(`router: ${reason}\n`);
-    process.exit(1);
+    endProcess(1);
   };
   return await runDaemon("router", new RouterDaemon(world, config, threads, die));
 }
