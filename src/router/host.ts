@@ -408,7 +408,7 @@ export class VolumeHost {
   #adopt(id: string, ticket: NbdTicket): void {
     const hosted = this.#hosted.get(id);
     if (hosted) this.#nbd.adopt(ticket, hosted.volume);
-    else discardTicket(ticket);
+    else discardTicket(this.#world.nbd, ticket);
   }
 
   #status({ vdisk, volume, shard }: Hosted): VdiskStatus {

@@ -117,6 +117,7 @@ export class RouterDaemon {
     });
     await this.#startHosts();
     this.#listener = new NbdListener({
+      nbd: this.#world.nbd,
       log: this.#world.log,
       onNegotiated: (ticket) => this.#adopt(ticket),
     });
@@ -244,7 +245,7 @@ export class RouterDaemon {
   #adopt(ticket: NbdTicket): void {
     const keeper = ticket.name === "" ? this.#exported()[0] : this.#find(ticket.name);
     if (keeper?.state !== "serving") {
-      discardTicket(ticket);
+      discardTicket(this.#world.nbd, ticket);
       return;
     }
     const { id } = keeper.vdisk;
