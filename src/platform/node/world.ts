@@ -111,6 +111,7 @@ class RealWorld implements NodeWorld {
   get network(): Network {
     this.#network ??= openNetwork({
       arena: this.arena,
+      clock: this.clock,
       turn: this.turn,
       log: this.log,
       receivePoolBytes: this.#receivePoolBytes,
