@@ -35,7 +35,9 @@ interface Unit {
   pending: Array<{ operation: number; value: number }>;
   /** What a loss of power may leave; null: the states' values. */
   exposed: Set<number> | null;
-  /** Writes since the last flush, in order of their beginning. */
+  /** Flushes that began before this serial say nothing new of the unit. */
+  flushed: number;
+  /** Writes since then, in order of their beginning. */
   recent: Array<{ serial: number; value: number }>;
   /** Reads under way, and the values that were possible since they began. */
   readers: Map<number, { seen: Set<number>; quiet: boolean }>;
@@ -168,6 +170,9 @@ export class History {
     for (const [number, values] of flush.values) {
       const unit = this.#units.get(number);
       if (unit === undefined || unit.exposed === null) continue;
+      // A later one was answered before this one.
+      if (flush.serial < unit.flushed) continue;
+      unit.flushed = flush.serial;
       unit.recent = unit.recent.filter(({ serial }) => serial > flush.serial);
       unit.exposed = new Set(values);
       for (const { value } of unit.recent) unit.exposed.add(value);
@@ -205,6 +210,7 @@ export class History {
         states: [{ value: 0, applied: 0 }],
         pending: [],
         exposed: null,
+        flushed: this.#serial,
         recent: [],
         readers: new Map(),
       };
@@ -241,6 +247,7 @@ export class History {
     if (exposed !== null && (exposed.size > 1 || !exposed.has(only))) return;
     if (exposed !== null) {
       unit.exposed = null;
+      unit.flushed = this.#serial;
       unit.recent = [];
     }
     this.#exposed.delete(number);
