@@ -14,6 +14,7 @@ export class Life implements Owner {
   #state: Owner["state"] = "alive";
   #held: Array<() => void> = [];
   readonly #onEnd: Array<() => void> = [];
+  readonly #threads: Life[] = [];
 
   constructor(name: string, timeline: Timeline) {
     this.name = name;
@@ -40,9 +41,18 @@ export class Life implements Owner {
     this.#onEnd.push(work);
   }
 
+  /** A thread: it ends, freezes and goes on with the process, and may end before it. */
+  thread(name: string): Life {
+    const thread = new Life(name, this.timeline);
+    this.#threads.push(thread);
+    return thread;
+  }
+
   /** Nothing happens to it until `thaw`; connections stay, peers see silence. */
   freeze(): void {
-    if (this.#state === "alive") this.#state = "frozen";
+    if (this.#state !== "alive") return;
+    this.#state = "frozen";
+    for (const thread of this.#threads) thread.freeze();
   }
 
   /** What should have happened meanwhile happens now, in the old order. */
@@ -52,6 +62,7 @@ export class Life implements Owner {
     const held = this.#held;
     this.#held = [];
     for (const work of held) this.after(0, work);
+    for (const thread of this.#threads) thread.thaw();
   }
 
   /** SIGKILL, or the end of the process by itself. */
@@ -59,6 +70,7 @@ export class Life implements Owner {
     if (this.#state === "dead") return;
     this.#state = "dead";
     this.#held = [];
+    for (const thread of this.#threads) thread.end();
     for (const work of this.#onEnd) work();
   }
 }
