@@ -4,10 +4,10 @@
 //
 //   | sequence 8 (zero) | count 4 LE | tag 1 | varint bytes | key | varint bytes | value | tag …
 
-import { assert } from "../../base/assert.js";
-import { StorageError } from "../../base/errors.js";
-import { MIB } from "../../base/units.js";
-import type { KvBatch } from "../kv.js";
+import { assert } from "../base/assert.js";
+import { StorageError } from "../base/errors.js";
+import { MIB } from "../base/units.js";
+import type { KvBatch } from "./kv.js";
 
 export const KV_KEY_BYTES_MAX = 64 * 1024;
 export const KV_VALUE_BYTES_MAX = 16 * MIB;
