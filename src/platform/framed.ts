@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The network over any transport: connections as objects. The transport reads, checks and writes
-// frames; what is staged in a turn leaves at its end, in one call, and what has come in a wake-up is
-// handed out in one turn.
+// frames; what is staged in a turn leaves at its end, in one call, and what has come in a wake-up
+// is handed out in one turn.
 
 import { assert } from "../base/assert.js";
 import { messageOf, StorageError } from "../base/errors.js";

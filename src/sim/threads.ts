@@ -4,7 +4,7 @@
 
 import { assert } from "../base/assert.js";
 import type { Port, Thread, Threads } from "../platform/threads.js";
-import { Life } from "./life.js";
+import type { Life } from "./life.js";
 
 /** Starts what a thread of this role runs, in its life. */
 export type ThreadMain = (life: Life, role: string, data: unknown, port: Port) => void;
