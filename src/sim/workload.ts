@@ -73,7 +73,9 @@ const HOT = 0.8;
 
 interface Flight {
   kind: "read" | "write" | "flush";
-  fua: boolean;
+  beganMs: number;
+  /** Called when it will never be answered. */
+  onLost: () => void;
 }
 
 export interface WorkloadOptions {
@@ -97,7 +99,7 @@ export class Workload {
   /** Longest time that a request was under way, and when the oldest one now began. */
   slowestMs = 0;
   readonly #options: WorkloadOptions;
-  readonly #flights = new Map<number, Flight & { beganMs: number }>();
+  readonly #flights = new Map<number, Flight>();
   /** Of unknown outcome, until a router serves again. */
   readonly #lost = new Set<number>();
   #connection: BlockConnection | null = null;
@@ -147,9 +149,12 @@ export class Workload {
 
   /** The power failed where the journal lies: what was not flushed may be gone. */
   powerLost(): void {
+    const lost = [...this.#flights.values()];
     this.#flights.clear();
     this.#lost.clear();
     this.history.powerLost();
+    for (const { onLost } of lost) onLost();
+    this.#idle?.();
   }
 
   #later(): void {
@@ -172,7 +177,10 @@ export class Workload {
     }).then(
       (connection) => {
         this.#connecting = false;
-        if (ended) return this.#onEnd();
+        if (ended) {
+          this.#onEnd();
+          return;
+        }
         this.#connection = connection;
         trace.note(name, "connected");
       },
@@ -195,7 +203,9 @@ export class Workload {
       else if (kind === "read") this.history.readIsOver(id);
       else this.history.flushIsOver(id);
     }
+    const lost = [...this.#flights.values()];
     this.#flights.clear();
+    for (const { onLost } of lost) onLost();
     this.#idle?.();
     this.#connect();
   }
@@ -210,14 +220,13 @@ export class Workload {
     const { dice, habits } = this.#options;
     const choice = dice.share();
     const { flushShare, trimShare, zeroShare, readShare } = habits;
-    if (choice < flushShare) return this.#flush();
     const { first, count } = this.#range();
-    if (choice < flushShare + trimShare) return this.#clear(RequestKind.Trim, first, count);
-    if (choice < flushShare + trimShare + zeroShare) {
-      return this.#clear(RequestKind.WriteZeroes, first, count);
-    }
-    if (dice.chance(readShare)) return void this.#read(first, count, () => {});
-    this.#write(first, count);
+    const clears = flushShare + trimShare;
+    if (choice < flushShare) this.#flush();
+    else if (choice < clears) this.#clear(RequestKind.Trim, first, count);
+    else if (choice < clears + zeroShare) this.#clear(RequestKind.WriteZeroes, first, count);
+    else if (dice.chance(readShare)) this.#read(first, count, () => {});
+    else this.#write(first, count);
   }
 
   /** Units, mostly whole clusters, mostly in the hot part. */
@@ -232,9 +241,9 @@ export class Workload {
     return { first: (place * step) / UNIT_BYTES, count: (steps * step) / UNIT_BYTES };
   }
 
-  #begin(kind: Flight["kind"], fua: boolean): number {
+  #begin(kind: Flight["kind"], onLost: () => void = () => {}): number {
     const id = ++this.#last;
-    this.#flights.set(id, { kind, fua, beganMs: this.#options.timeline.nowMs });
+    this.#flights.set(id, { kind, beganMs: this.#options.timeline.nowMs, onLost });
     return id;
   }
 
@@ -253,7 +262,7 @@ export class Workload {
   }
 
   #flush(): void {
-    const id = this.#begin("flush", false);
+    const id = this.#begin("flush");
     this.history.flushBegins(id);
     this.#connection!.request(RequestKind.Flush, 0, 0, 0, null, (errno) => {
       if (!this.#end(id)) return;
@@ -271,7 +280,7 @@ export class Workload {
   #write(first: number, count: number): void {
     if (this.history.isCrowded(first, count)) return;
     const fua = this.#options.dice.chance(this.#options.habits.fuaShare);
-    const id = this.#begin("write", fua);
+    const id = this.#begin("write");
     this.history.writeBegins(id, first, count, false);
     const data = new Uint8Array(count * UNIT_BYTES);
     fillUnits(data, id, first);
@@ -281,7 +290,7 @@ export class Workload {
   #clear(kind: number, first: number, count: number): void {
     if (this.history.isCrowded(first, count)) return;
     const fua = this.#options.dice.chance(this.#options.habits.fuaShare);
-    const id = this.#begin("write", fua);
+    const id = this.#begin("write");
     this.history.writeBegins(id, first, count, true);
     this.#change(id, kind, fua, first, count, null);
   }
@@ -310,32 +319,25 @@ export class Workload {
     });
   }
 
+  /** `then` hears whether it was answered without an error. */
   #read(first: number, count: number, then: (ok: boolean) => void): void {
     const { name, onViolation } = this.#options;
-    const id = this.#begin("read", false);
+    const id = this.#begin("read", () => then(false));
     this.history.readBegins(id, first, count);
-    const bytes = count * UNIT_BYTES;
-    this.#connection!.request(
-      RequestKind.Read,
-      0,
-      first * UNIT_BYTES,
-      bytes,
-      null,
-      (errno, data) => {
-        if (!this.#end(id)) return then(false);
-        if (errno !== 0) {
-          this.refused++;
-          this.history.readIsOver(id);
-          this.#settled();
-          return then(false);
-        }
+    const [offset, bytes] = [first * UNIT_BYTES, count * UNIT_BYTES];
+    this.#connection!.request(RequestKind.Read, 0, offset, bytes, null, (errno, data) => {
+      if (!this.#end(id)) return;
+      if (errno === 0) {
         this.acknowledged++;
         const wrong = this.history.readEnds(id, valuesOf(data!, first));
         if (wrong) onViolation(`${name}: ${describe(wrong)}`);
-        this.#settled();
-        then(true);
-      },
-    );
+      } else {
+        this.refused++;
+        this.history.readIsOver(id);
+      }
+      this.#settled();
+      then(errno === 0);
+    });
   }
 
   async #readOnce(offset: number, bytes: number): Promise<void> {
