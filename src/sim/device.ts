@@ -42,6 +42,7 @@ export class PathError extends Error {
 /** What an operation is, for its latency. */
 export type Weight = "transfer" | "sync" | "name";
 
+/** The disk of a host; its calls borrow nothing and throw a PathError or a StorageError. */
 export class Device {
   /** Where it is mounted: "/" or an absolute path without a slash at its end. */
   readonly mount: string;

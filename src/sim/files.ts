@@ -107,6 +107,7 @@ export class SimDescriptors implements Descriptors {
   }
 }
 
+/** Paths, small files, folders and locks of one process. */
 export class SimFiles implements Files {
   readonly #kernel: Kernel;
   readonly #locked = new Set<TreeFile>();

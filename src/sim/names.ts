@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The names of a simulated file system: a tree of folders and files, and what of it would be left
-// by a power loss. A change of names is durable after a sync of its folder; before, the first few of
-// each folder's changes survive, in their order. A rename from one folder to another survives in
-// both or in neither.
+// by a power loss. A change of names is durable after a sync of its folder; before, the first few
+// of each folder's changes survive, in their order. A rename from one folder to another survives
+// in both or in neither.
 
 import { assert } from "../base/assert.js";
 import { FileContent, type PagePool } from "./file.js";
