@@ -10,9 +10,10 @@ import type { Frame, Segments } from "../platform/network.js";
 import { SEGMENTS_MAX } from "../platform/segments.js";
 import { EADDRINUSE, EventKind, type Transport } from "../platform/transport.js";
 import type { Life } from "./life.js";
-import { gather, HEADER_BYTES, SimFrame } from "./netframe.js";
+import { HEADER_BYTES, SimFrame } from "./netframe.js";
 import type { Listening, NetHost } from "./nethost.js";
 import { EVENT_WORDS, Inbox, Outcome, type TransportMemory } from "./netinbox.js";
+import { offer, push } from "./netoffer.js";
 import { ECONNRESET, Ending, type SimSocket, type SocketOwner, SocketState } from "./netsocket.js";
 import type { SimNet } from "./network.js";
 
@@ -79,6 +80,7 @@ export class SimTransport implements Transport, SocketOwner {
   readonly #inbox: Inbox;
   readonly #sockets = new Map<number, SimSocket>();
   readonly #listeners: Array<Listener | null> = [];
+  readonly #crcOfBody = (body: Uint8Array) => this.#codec.crc32cOf(body, 0);
   readonly #wakeWork = () => this.#wake();
   #log: Staged[] = [];
   /** Sockets with something to send at the turn's end. */
@@ -281,10 +283,7 @@ export class SimTransport implements Transport, SocketOwner {
       if (frame.token !== 0) this.#sent.push(frame.token);
       return;
     }
-    frame.start = socket.pushed;
-    socket.pushed += frame.bytes;
-    frame.end = socket.pushed;
-    socket.frames.push(frame);
+    push(socket, frame);
     // What waits is lent meanwhile: a change of it is found when the kernel takes it.
     if (socket.room() < socket.pushed - socket.taken) frame.crc = this.#crcOf(frame.pieces);
     if (socket.staged) return;
@@ -315,35 +314,7 @@ export class SimTransport implements Transport, SocketOwner {
       this.#shut(socket, Fault.System, error);
       return;
     }
-    let room = socket.room();
-    for (let frame = socket.frames.toTake; frame !== undefined && room > 0; ) {
-      const bytes = Math.min(room, frame.end - socket.taken);
-      this.#take(socket, frame, bytes);
-      room -= bytes;
-      if (socket.taken < frame.end) break;
-      frame = socket.frames.toTake;
-    }
-    socket.waitsForRoom = socket.taken < socket.pushed;
-    if (socket.taken > socket.departed) this.#host.transmit(socket);
-  }
-
-  /** The kernel takes so many more bytes of a frame. */
-  #take(socket: SimSocket, frame: SimFrame, bytes: number): void {
-    const head = frame.start + frame.headBytes;
-    const from = Math.max(0, socket.taken - head);
-    socket.taken += bytes;
-    const to = Math.max(0, socket.taken - head);
-    if (to > from) {
-      if (from === 0) frame.body = this.#net.bodies.take(frame.payloadBytes);
-      gather(this.#arena, frame.pieces, { from, to }, frame.body);
-    }
-    if (socket.taken < frame.end) return;
-    if (frame.crc >= 0) {
-      const body = frame.body.subarray(0, frame.payloadBytes);
-      frame.damaged = this.#codec.crc32cOf(body, 0) !== frame.crc;
-    }
-    socket.frames.wasTaken();
-    if (frame.token !== 0) this.#sent.push(frame.token);
+    offer(socket, this.#arena, this.#sent, this.#crcOfBody);
   }
 
   // Ending.
