@@ -19,7 +19,8 @@ export class SimFrame {
   readonly requestId: number;
   readonly timeoutMs: number;
   readonly meta: Uint8Array;
-  readonly payloadBytes: number;
+  /** Without pieces the sender puts that many bytes into `body` itself. */
+  payloadBytes: number;
   readonly token: number;
   /** The sender's pieces, until the kernel has taken all. */
   pieces: Uint32Array;

@@ -16,19 +16,30 @@ const PORTS = 28_000;
 const DRAIN_MS = 0.004;
 const DRAIN_JITTER_MS = 0.012;
 
+const EADDRINUSE = 98;
+const EADDRNOTAVAIL = 99;
+
 /** A listening socket, and who knocked and was not accepted yet. */
-export interface Listening {
-  readonly host: NetHost;
-  /** `unix:/path` or `tcp:ip:port`, as the other side of an accepted connection sees it. */
-  readonly address: string;
-  readonly port: number;
+export class Listening {
+  /** "" for TCP. */
+  readonly path: string;
   /** "" for all addresses of the host. */
   readonly ip: string;
-  readonly queue: SimSocket[];
+  /** 0 for a socket file. */
+  readonly port: number;
+  readonly queue: SimSocket[] = [];
   /** Tells the process that somebody is in the queue. */
-  wake(): void;
+  readonly wake: () => void;
+
+  constructor(at: { path: string; ip: string; port: number }, wake: () => void) {
+    this.path = at.path;
+    this.ip = at.ip;
+    this.port = at.port;
+    this.wake = wake;
+  }
 }
 
+/** The network of one host: its sockets, listeners, and what waits to leave it. */
 export class NetHost {
   readonly name: string;
   readonly ip: string;
@@ -39,6 +50,8 @@ export class NetHost {
   /** Listeners on socket files; null: the file is there and nobody listens. */
   readonly files = new Map<string, Listening | null>();
   readonly ports = new Map<number, Listening>();
+  /** Sockets on their way from one thread to another. */
+  readonly descriptors = new Map<number, SimSocket>();
   #boots = 0;
   #off = false;
   #frozen = false;
@@ -66,6 +79,36 @@ export class NetHost {
 
   get frozen(): boolean {
     return this.#frozen;
+  }
+
+  /** Listens on a socket file; replaces one that nobody listens on. -EADDRINUSE for a live one. */
+  listenUnix(path: string, wake: () => void): Listening | number {
+    if (this.files.get(path)) return -EADDRINUSE;
+    const listening = new Listening({ path, ip: "", port: 0 }, wake);
+    this.files.set(path, listening);
+    return listening;
+  }
+
+  /** `ip`: one of this host's, or 0.0.0.0; port 0: one is chosen. -errno when that cannot be. */
+  listenTcp(ip: string, port: number, wake: () => void): Listening | number {
+    const isAny = ip === "0.0.0.0";
+    if (!isAny && ip !== this.ip && !ip.startsWith("127.")) return -EADDRNOTAVAIL;
+    if (port !== 0 && this.ports.has(port)) return -EADDRINUSE;
+    const real = port === 0 ? this.nextPort() : port;
+    const listening = new Listening({ path: "", ip: isAny ? "" : ip, port: real }, wake);
+    this.ports.set(real, listening);
+    return listening;
+  }
+
+  /** Who waits in the queue is turned away. The file of a process that was killed stays. */
+  unlisten(listening: Listening, { killed }: { killed: boolean }): void {
+    const { path, port } = listening;
+    if (this.ports.get(port) === listening) this.ports.delete(port);
+    if (this.files.get(path) === listening) {
+      if (killed) this.files.set(path, null);
+      else this.files.delete(path);
+    }
+    for (const socket of listening.queue.splice(0)) socket.close();
   }
 
   /** A number for a descriptor that no other of this host has. */
@@ -150,6 +193,7 @@ export class NetHost {
     }
     for (const path of this.files.keys()) this.files.set(path, null);
     this.ports.clear();
+    this.descriptors.clear();
     this.net.tell("power");
   }
 

@@ -38,7 +38,7 @@ function take(socket: SimSocket, frame: SimFrame, bytes: number, memory: Uint8Ar
   const from = Math.max(0, socket.taken - head);
   socket.taken += bytes;
   const to = Math.max(0, socket.taken - head);
-  if (to <= from) return;
+  if (to <= from || frame.pieces.length === 0) return;
   if (from === 0) frame.body = socket.host.net.bodies.take(frame.payloadBytes);
   gather(memory, frame.pieces, { from, to }, frame.body);
 }

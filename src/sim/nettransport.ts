@@ -8,7 +8,7 @@ import { KIB } from "../base/units.js";
 import type { Codec } from "../platform/codec.js";
 import type { Frame, Segments } from "../platform/network.js";
 import { SEGMENTS_MAX } from "../platform/segments.js";
-import { EADDRINUSE, EventKind, type Transport } from "../platform/transport.js";
+import { EventKind, type Transport } from "../platform/transport.js";
 import type { Life } from "./life.js";
 import { HEADER_BYTES, SimFrame } from "./netframe.js";
 import type { Listening, NetHost } from "./nethost.js";
@@ -25,7 +25,6 @@ const WAKE_MS = 0.002;
 const WAKE_JITTER_MS = 0.01;
 
 const EPIPE = 32;
-const EADDRNOTAVAIL = 99;
 
 /** The order of FAULTS in src/native/transport.ts. */
 const Fault = {
@@ -38,25 +37,6 @@ const Fault = {
   LongerThanPool: 13,
 } as const;
 type Fault = (typeof Fault)[keyof typeof Fault];
-
-class Listener implements Listening {
-  readonly host: NetHost;
-  readonly address: string;
-  readonly port: number;
-  readonly ip: string;
-  readonly path: string;
-  readonly queue: SimSocket[] = [];
-  readonly wake: () => void;
-
-  constructor(host: NetHost, at: { path: string; ip: string; port: number }, wake: () => void) {
-    this.host = host;
-    this.path = at.path;
-    this.ip = at.ip;
-    this.port = at.port;
-    this.address = at.path === "" ? `tcp:${at.ip}:${at.port}` : `unix:${at.path}`;
-    this.wake = wake;
-  }
-}
 
 /** An entry of the log: a frame of a connection. */
 interface Staged {
@@ -79,7 +59,11 @@ export class SimTransport implements Transport, SocketOwner {
   readonly #onEvents: (count: number) => void;
   readonly #inbox: Inbox;
   readonly #sockets = new Map<number, SimSocket>();
-  readonly #listeners: Array<Listener | null> = [];
+  readonly #listeners: Array<Listening | null> = [];
+  readonly #onKnock = () => {
+    this.#knocks = true;
+    this.#signal();
+  };
   readonly #crcOfBody = (body: Uint8Array) => this.#codec.crc32cOf(body, 0);
   readonly #wakeWork = () => this.#wake();
   #log: Staged[] = [];
@@ -118,30 +102,16 @@ export class SimTransport implements Transport, SocketOwner {
   // Listeners.
 
   listenUnix(path: string): number {
-    const { files } = this.#host;
-    if (files.get(path)) return -EADDRINUSE;
-    const listener = this.#addListener({ path, ip: "", port: 0 });
-    files.set(path, this.#listeners[listener]!);
-    return listener;
+    return this.#addListener(this.#host.listenUnix(path, this.#onKnock));
   }
 
   listenTcp(ip: string, port: number): number {
-    const host = this.#host;
-    const isAny = ip === "0.0.0.0";
-    if (!isAny && ip !== host.ip && !ip.startsWith("127.")) return -EADDRNOTAVAIL;
-    if (port !== 0 && host.ports.has(port)) return -EADDRINUSE;
-    const real = port === 0 ? host.nextPort() : port;
-    const listener = this.#addListener({ path: "", ip: isAny ? "" : ip, port: real });
-    host.ports.set(real, this.#listeners[listener]!);
-    return listener;
+    return this.#addListener(this.#host.listenTcp(ip, port, this.#onKnock));
   }
 
-  #addListener(at: { path: string; ip: string; port: number }): number {
-    const wake = () => {
-      this.#knocks = true;
-      this.#signal();
-    };
-    return this.#listeners.push(new Listener(this.#host, at, wake)) - 1;
+  #addListener(listening: Listening | number): number {
+    if (typeof listening === "number") return listening;
+    return this.#listeners.push(listening) - 1;
   }
 
   listenerPort(listener: number): number {
@@ -149,18 +119,10 @@ export class SimTransport implements Transport, SocketOwner {
   }
 
   closeListener(id: number): void {
-    const listener = this.#listeners[id];
-    if (!listener) return;
+    const listening = this.#listeners[id];
+    if (!listening) return;
     this.#listeners[id] = null;
-    const { files, ports } = this.#host;
-    if (listener.path === "") {
-      if (ports.get(listener.port) === listener) ports.delete(listener.port);
-    } else if (files.get(listener.path) === listener) {
-      if (this.#life.state === "dead") files.set(listener.path, null);
-      else files.delete(listener.path);
-    }
-    for (const socket of listener.queue) socket.close();
-    listener.queue.length = 0;
+    this.#host.unlisten(listening, { killed: this.#life.state === "dead" });
   }
 
   // Connections.
