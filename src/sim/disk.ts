@@ -203,8 +203,8 @@ class SimEngine implements Engine {
   #cut(slot: number): number {
     const { length } = this.table;
     const { dice } = this.#kernel;
-    if (dice.chance(0.5)) return Infinity;
-    return dice.between(1, Math.ceil(length[slot]! / CLUSTER_BYTES)) * CLUSTER_BYTES;
+    const pages = Math.ceil(length[slot]! / CLUSTER_BYTES);
+    return pages < 2 || dice.chance(0.5) ? Infinity : dice.between(1, pages) * CLUSTER_BYTES;
   }
 
   /** Carries out a slot; of a write at most `bytesMax`. */

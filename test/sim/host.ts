@@ -30,7 +30,7 @@ export class Host {
   readonly storage: Storage;
   readonly faults: string[] = [];
   readonly #arena: Arena;
-  #lives: Life[] = [];
+  readonly lives: Life[] = [];
 
   constructor(seed: number, arenaBytes = 2 * MIB) {
     this.dice = new Dice(seed);
@@ -42,8 +42,8 @@ export class Host {
 
   /** Starts a process; all of them share the memory, of which tests take what they like. */
   start(): Process {
-    const life = new Life(`process-${this.#lives.length}`, this.timeline);
-    const pid = 100 + this.#lives.push(life);
+    const life = new Life(`process-${this.lives.length}`, this.timeline);
+    const pid = 100 + this.lives.push(life);
     const kernel = new Kernel(life, this.storage, this.dice.fork(life.name), pid);
     const turn = new Turn((work) => void life.after(0, work));
     const arena = this.#arena;
@@ -58,7 +58,7 @@ export class Host {
 
   /** The power fails: all processes end, what was not synced is left to the chooser. */
   losePower(chooser?: LossChooser): void {
-    for (const life of this.#lives) life.end();
+    for (const life of this.lives) life.end();
     this.storage.losePower(chooser);
   }
 
