@@ -257,7 +257,8 @@ export class Device {
 
   #unname(node: TreeNode): void {
     if (node.kind === "folder") {
-      if (node.store !== null) this.account(-node.store.diskBytes);
+      if (node.store?.isNamed) this.account(-node.store.diskBytes);
+      if (node.store) node.store.isNamed = false;
       return;
     }
     node.isNamed = false;

@@ -28,6 +28,8 @@ const EFBIG = 27;
 const ENOSPC = 28;
 const SAME_GROUP_CHANCE = 0.6;
 const EARLY_CHANCE = 0.5;
+/** Writes of several pages of which the first can be seen before the others. */
+const PARTIAL_CHANCE = 0.2;
 
 const State = { Free: 0, Pending: 1, Done: 2 } as const;
 
@@ -97,7 +99,8 @@ class SimEngine implements Engine {
   }
 
   submit(count: number): void {
-    assert(this.#kernel.life.state !== "dead", "the dead ask for nothing");
+    // A process that has ended itself may still be in its last turn.
+    if (this.#kernel.life.state === "dead") return;
     const { staged, fd, kind } = this.table;
     const { dice } = this.#kernel;
     this.#inFlight += count;
@@ -141,9 +144,28 @@ class SimEngine implements Engine {
     if (group.length > 1 && dice.chance(0.3)) group.reverse();
     const totalMs = device.latencyMs(isSync ? "sync" : "transfer", bytes);
     if (isChange && dice.chance(EARLY_CHANCE)) {
-      life.timeline.after(totalMs * dice.share(), null, () => this.#affect(group));
+      const work = dice.chance(PARTIAL_CHANCE)
+        ? () => this.#affectInPart(group)
+        : () => this.#affect(group);
+      life.timeline.after(totalMs * dice.share(), null, work);
     }
     life.timeline.after(totalMs, null, () => this.#complete(group));
+  }
+
+  /** The first pages of a group's writes are on the disk before the others. */
+  #affectInPart(group: number[]): void {
+    const { kind, fd, offset, length } = this.table;
+    for (const slot of group) {
+      const isWrite = kind[slot] === DiskKind.Write || kind[slot] === DiskKind.WriteGather;
+      if (this.#state[slot] !== State.Pending || !isWrite) continue;
+      const open = this.#descriptors.at(fd[slot]!);
+      const bytes = Math.min(this.#cut(slot), length[slot]!);
+      const place = offset[slot]!;
+      const isOff = open.device.faults.isDead || place + length[slot]! > FILE_BYTES_MAX;
+      if (isOff || bytes === length[slot]) continue;
+      if (open.file.content.missingBytes(place, bytes) > open.device.freeBytes) continue;
+      this.#put(slot, open, place, bytes);
+    }
   }
 
   #affect(group: number[]): void {
@@ -277,13 +299,18 @@ class SimEngine implements Engine {
       const elsewhere = this.#kernel.dice.below(pages) * CLUSTER_BYTES;
       place = elsewhere === place ? pages * CLUSTER_BYTES : elsewhere;
     }
-    const before = content.allocatedBytes;
-    this.#writePieces(slot, open, place, Math.min(bytes, bytesMax));
-    open.device.account(content.allocatedBytes - before);
+    this.#put(slot, open, place, Math.min(bytes, bytesMax));
     return bytes;
   }
 
-  #writePieces(slot: number, open: SimOpenFile, place: number, bytes: number): void {
+  #put(slot: number, open: SimOpenFile, place: number, bytes: number): void {
+    const { content } = open.file;
+    const before = content.allocatedBytes;
+    this.#putPieces(slot, open, place, bytes);
+    open.device.account(content.allocatedBytes - before);
+  }
+
+  #putPieces(slot: number, open: SimOpenFile, place: number, bytes: number): void {
     const { kind, memory, count } = this.table;
     const { content } = open.file;
     const record = this.#records[slot]!;

@@ -147,10 +147,8 @@ export class FileContent {
       const page = Math.floor((offset + done) / CLUSTER_BYTES);
       const skip = offset + done - page * CLUSTER_BYTES;
       const length = Math.min(CLUSTER_BYTES - skip, bytes - done);
-      const content = this.#pool.take();
-      if (length < CLUSTER_BYTES) this.#copyPage(page, content);
+      const content = this.#pageFor(page, length, record);
       content.set(memory.subarray(start + done, start + done + length), skip);
-      this.#push(page, { bytes: content, record, cut: 0 });
       this.#bad?.delete(page);
       done += length;
     }
@@ -209,10 +207,11 @@ export class FileContent {
   /** The power fails: only what is durable and what `chooser` keeps is left. */
   lose(path: string, chooser: LossChooser): void {
     if (!this.isDirty) return;
-    const kept = chooser.sizes(path, this.#changes.length);
+    const count = this.#changes.length;
+    const kept = count === 0 ? 0 : chooser.sizes(path, count);
     const last = kept > 0 ? this.#changes[kept - 1]! : null;
     const cut = last?.serial ?? this.#syncedSerial;
-    const isWhole = kept === this.#changes.length;
+    const isWhole = kept === count;
     for (const [page, dirty] of this.#dirty) this.#losePage(path, page, dirty, { cut, chooser });
     this.#dirty.clear();
     this.#sizeBytes = last?.sizeBytes ?? this.#syncedSizeBytes;
@@ -274,6 +273,16 @@ export class FileContent {
   #settle(change: SizeChange): void {
     this.#syncedSizeBytes = change.sizeBytes;
     this.#syncedSerial = change.serial;
+  }
+
+  /** The page that a write of so many bytes fills: its own of before, or a new version. */
+  #pageFor(page: number, bytes: number, record: ChangeRecord): Uint8Array {
+    const last = this.#dirty.get(page)?.versions.at(-1);
+    if (last?.record === record && last.bytes !== null) return last.bytes;
+    const content = this.#pool.take();
+    if (bytes < CLUSTER_BYTES) this.#copyPage(page, content);
+    this.#push(page, { bytes: content, record, cut: 0 });
+    return content;
   }
 
   #copyPage(page: number, target: Uint8Array): void {

@@ -15,6 +15,7 @@ import type { TreeFile } from "./names.js";
 const EAGAIN = 11;
 const EFBIG = 27;
 const EIO = 5;
+const ENOENT = 2;
 /** Files end before this byte. */
 export const FILE_BYTES_MAX = 2 ** 52;
 
@@ -216,7 +217,7 @@ export class SimFiles implements Files {
 
   async space(path: string): Promise<{ freeBytes: number; totalBytes: number }> {
     return await this.#kernel.call(reading("stat", path), (device) => {
-      if (device.find(path) === null) throw new PathError(2);
+      if (device.find(path) === null) throw new PathError(ENOENT);
       return { freeBytes: device.freeBytes, totalBytes: device.capacityBytes };
     });
   }
@@ -248,7 +249,7 @@ export class SimFiles implements Files {
 
 function fileAt(device: Device, path: string): TreeFile {
   const node = device.find(path);
-  if (node?.kind !== "file") throw new PathError(2);
+  if (node?.kind !== "file") throw new PathError(ENOENT);
   return node;
 }
 

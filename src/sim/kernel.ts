@@ -64,6 +64,7 @@ export class Kernel {
 
   /** As call, without a promise: `work` takes effect, then `done` happens to the process. */
   start(device: Device, info: CallInfo, work: () => void, done: () => void): void {
+    if (this.life.state === "dead") return;
     const { what, path, mutates } = info;
     const call: Call = { what, path, device, mutates, work };
     const { timeline } = this.life;

@@ -370,6 +370,7 @@ class SimKvStore extends Reader implements KvStore {
   /** Begins to write what waits, as one group. */
   #writeNext(): void {
     const { kernel, device } = this.handle;
+    if (kernel.life.state === "dead") return;
     const batches = this.#waiting.splice(0, GROUP_BATCHES_MAX);
     assert(batches.length > 0, "somebody waits");
     const group: Group = { batches, applied: 0, isSynced: false, isOver: false, failure: null };
@@ -429,7 +430,7 @@ class SimKvStore extends Reader implements KvStore {
     const { device, content } = this.handle;
     const before = content.diskBytes;
     content.apply(group.batches[group.applied++]!.packed);
-    device.account(content.diskBytes - before);
+    if (content.isNamed) device.account(content.diskBytes - before);
   }
 
   #written(group: Group): void {

@@ -20,6 +20,8 @@ const DAMAGED_KEYS = 16;
 export class KvContent {
   /** Words for who has it open; null: nobody has. */
   openBy: string | null = null;
+  /** False when no folder holds it any more; it occupies nothing then. */
+  isNamed = true;
   #map = new SortedMap();
   #base = new SortedMap();
   #log: Uint8Array[] = [];
@@ -72,6 +74,7 @@ export class KvContent {
   /** The power fails: of the batches that were not synced the first few are left. */
   lose(path: string, chooser: LossChooser): void {
     this.openBy = null;
+    this.isNamed = true;
     if (this.unsynced === 0) return;
     const kept = this.#synced + chooser.batches(path, this.unsynced);
     if (kept < this.#log.length) {
