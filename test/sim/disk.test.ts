@@ -5,9 +5,15 @@
 import t from "tap";
 import { CLUSTER_BYTES, MIB } from "../../src/base/units.js";
 import type { FileId, OpenOptions } from "../../src/platform/disk.js";
-import { Dice } from "../../src/sim/dice.js";
+import type { Dice } from "../../src/sim/dice.js";
 import { FaultKind } from "../../src/sim/faults.js";
-import { type LossChooser, PlainLoss } from "../../src/sim/loss.js";
+import {
+  ChosenLoss,
+  type LossChooser,
+  lossesOf,
+  PlainLoss,
+  type Unsynced,
+} from "../../src/sim/loss.js";
 import { diskContract } from "../platform/disk.contract.js";
 import { Host, type Process } from "./host.js";
 
@@ -308,7 +314,7 @@ t.test("a process can be ended before and after every effect", async (t) => {
 });
 
 t.test("the caller may choose what survives a power loss", async (t) => {
-  const outcome = async (chooser: LossChooser) => {
+  const outcome = async (choose: (unsynced: Unsynced) => LossChooser) => {
     const host = new Host(seed);
     await host.during(async () => {
       const { disk, arena } = host.start();
@@ -321,19 +327,26 @@ t.test("the caller may choose what survives a power loss", async (t) => {
         await disk.writeAsync(file, 0, MIB, 2 * CLUSTER_BYTES);
       }
     });
-    t.same(host.device.unsynced().pages, [
-      { path: "/disk0/file", page: 0, count: 2 },
-      { path: "/disk0/file", page: 1, count: 2 },
-    ]);
-    host.losePower(chooser);
+    const unsynced = host.device.unsynced();
+    const pages = [0, 1].map((page) => ({ path: "/disk0/file", page, count: 2 }));
+    t.same(unsynced, { pages, sizes: [], names: [], batches: [] });
+    t.equal(lossesOf(unsynced), 9);
+    host.losePower(choose(unsynced));
     t.same(host.device.unsynced(), { pages: [], sizes: [], names: [], batches: [] });
     return (await sectorsOf(host, "/disk0/file")).slice(0, 16).join("");
   };
-  t.equal(await outcome(new PlainLoss("nothing")), "0".repeat(16));
-  t.equal(await outcome(new PlainLoss("everything")), "2".repeat(16));
+  t.equal(await outcome(() => new PlainLoss("nothing")), "0".repeat(16));
+  t.equal(await outcome(() => new PlainLoss("everything")), "2".repeat(16));
   const chosen = new PlainLoss("nothing");
   chosen.sector = (_path, page, sector) => (page === 0 ? sector % 3 : 1);
-  t.equal(await outcome(chosen), "0120120111111111");
+  t.equal(await outcome(() => chosen), "0120120111111111");
+  const ends = new Set<string>();
+  for (let n = 0; n < 9; n++) {
+    const end = await outcome((unsynced) => new ChosenLoss(unsynced, n));
+    t.match(end, /^(0{8}|1{8}|2{8})(0{8}|1{8}|2{8})$/);
+    ends.add(end);
+  }
+  t.equal(ends.size, 9, "all that there are");
 });
 
 t.test("a frozen process finds its operations done when it goes on", async (t) => {
@@ -480,14 +493,4 @@ t.test("what is removed gives its room back, a lock ends with its process", asyn
     t.equal(host.device.usedBytes, 0);
     await two.disk.files.lock("/disk0/a");
   });
-});
-
-t.test("time passes fast", async (t) => {
-  const start = performance.now();
-  const host = new Host(seed);
-  const scribbler = new Scribbler(host.start(), new Dice(seed), MIB);
-  scribbler.run("/disk0/file").catch((error) => t.fail(String(error)));
-  await host.timeline.pass(2000);
-  t.ok(scribbler.syncs > 10);
-  t.comment(`${host.timeline.events} events in ${(performance.now() - start).toFixed(0)} ms`);
 });
