@@ -49,7 +49,7 @@ export class SimFrame {
     this.status = frame.status;
     this.requestId = frame.requestId;
     this.timeoutMs = frame.timeoutMs;
-    this.meta = meta === null ? NO_BYTES : meta.slice();
+    this.meta = meta === null ? NO_BYTES : new Uint8Array(meta);
     this.pieces = payload === null ? NO_PIECES : payload.list.slice(0, 2 * payload.count);
     this.token = token;
     let bytes = 0;
@@ -124,7 +124,7 @@ export class Bodies {
 
   give(body: Uint8Array): void {
     const bytes = body.byteLength;
-    if (bytes === 0 || this.#keptBytes + bytes > KEPT_BYTES_MAX) return;
+    if (bytes < 2 ** SMALLEST_BITS || this.#keptBytes + bytes > KEPT_BYTES_MAX) return;
     this.#keptBytes += bytes;
     const bits = 31 - Math.clz32(bytes);
     this.#free[bits] ??= [];
