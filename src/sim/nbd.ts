@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The NBD engine of a simulated thread: what the addon `nbd` is in the real world, with clients
-// that are objects (nbdclient.ts). Clients and servers talk over the sockets of the simulated network,
-// so that all that happens to connections happens to theirs.
+// that are objects (nbdclient.ts). They talk over the sockets of the simulated network, so that all
+// that happens to connections happens to theirs.
 
 import type { Codec } from "../platform/codec.js";
 import type { NbdEngine, NbdListenerEngine, NbdServerEngine, ReplyMode } from "../platform/nbd.js";
