@@ -75,7 +75,9 @@ export class SimNbdListener implements NbdListenerEngine, SocketOwner {
   }
 
   listenTcp(host: string, port: number): number | string {
-    const listening = this.#options.host.listenTcp(host, port, this.#onKnock);
+    const named = this.#options.host.net.hosts.find((one) => one.name === host);
+    const ip = host === "localhost" ? "127.0.0.1" : (named?.ip ?? host);
+    const listening = this.#options.host.listenTcp(ip, port, this.#onKnock);
     if (!(listening instanceof Listening)) {
       const why = listening === -EADDRINUSE ? "address in use" : "address not available";
       return `cannot listen on ${host} port ${port}: ${why}`;

@@ -16,6 +16,9 @@ import type { SimSocket, SocketOwner } from "./netsocket.js";
 const WAKE_MS = 0.002;
 const WAKE_JITTER_MS = 0.01;
 const TIMER_MS = 1000;
+/** As native/nbd/sockets.cc sets them: idle time and interval, all probes. */
+const KEEPALIVE_MS = 15_000;
+const KEEPALIVE_GIVE_UP_MS = 120_000;
 /** Requests of one connection in one wake-up. */
 const REQUESTS_MAX = 64;
 
@@ -123,6 +126,7 @@ export class SimNbdServer implements NbdServerEngine, SessionHost, SocketOwner {
     this.#sessions.set(socket, session);
     socket.owner = this;
     socket.isReady = false;
+    socket.keepAlive(KEEPALIVE_MS, KEEPALIVE_GIVE_UP_MS);
     this.ready(socket);
     return connection;
   }

@@ -277,6 +277,27 @@ export class SimSocket {
     return Math.min(waitMs * (1.8 + 0.4 * dice.share()), RESEND_MS_MAX, Math.max(leftMs, 0) + 1);
   }
 
+  /**
+   * Looks every now and then whether the other side is there, as TCP keepalive does; after so long
+   * without an answer the connection has failed. Not for socket files.
+   */
+  keepAlive(everyMs: number, giveUpMs: number): void {
+    if (this.link !== null) this.#probe(everyMs, giveUpMs, this.host.net.timeline.nowMs);
+  }
+
+  #probe(everyMs: number, giveUpMs: number, heardMs: number): void {
+    const { timeline } = this.host.net;
+    const work = () => {
+      if (this.state === SocketState.Closed || this.error !== 0) return;
+      const isCut = this.#obstacle() !== null || this.back!.blocked || this.peer.host.frozen;
+      const isGone = this.peer.state === SocketState.Closed || this.peer.error !== 0;
+      if (!isCut && isGone && this.peer.arrivedEnding === Ending.None) this.fail(ECONNRESET);
+      else if (isCut && timeline.nowMs - heardMs > giveUpMs) this.fail(ETIMEDOUT);
+      else this.#probe(everyMs, giveUpMs, isCut ? heardMs : timeline.nowMs);
+    };
+    timeline.after(everyMs, null, () => this.host.whenRunning(work));
+  }
+
   // Room in the other kernel.
 
   /** The other process has read: who waits for room hears of it. */

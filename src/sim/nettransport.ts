@@ -267,6 +267,7 @@ export class SimTransport implements Transport, SocketOwner {
     const isGone = socket.isUnix && socket.peer.state === SocketState.Closed;
     if (socket.cut || isGone || error === ECONNRESET || error === EPIPE) {
       socket.deaf = true;
+      socket.waitsForRoom = false;
       socket.frames.drop(this.#sent);
       socket.pushed = socket.taken;
       this.ready(socket);
