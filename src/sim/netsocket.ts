@@ -198,7 +198,10 @@ export class SimSocket {
       return;
     }
     if (peer.host.frozen) {
-      peer.host.whenRunning(() => this.#arrive(to, ending));
+      const generation = this.#generation;
+      peer.host.whenRunning(() => {
+        if (generation === this.#generation) this.#arrive(to, ending);
+      });
       return;
     }
     const lateMs = this.holdUntilMs - net.timeline.nowMs;

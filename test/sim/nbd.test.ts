@@ -442,6 +442,18 @@ t.test("partition and power loss reach clients over TCP", async (t) => {
   t.equal(answers, 1);
 });
 
+t.test("a client whose host is gone is found out while nothing is said", async (t) => {
+  const bench = new Bench(seed);
+  const disk = memoryDisk(bench);
+  const client = await Client.open(bench, "tcp");
+  await bench.timeline.pass(300_000);
+  t.equal(disk.server.counters().connections, 1, "who is there stays");
+  bench.host(2).powerOff();
+  client.life.end();
+  await bench.until(() => disk.server.counters().connections === 0, "its end", 150_000);
+  t.match(disk.process.log.lines.join(), /timed out/);
+});
+
 t.test("a ticket may be adopted by another thread, or be given back", async (t) => {
   const bench = new Bench(seed);
   const disk = makeDisk(bench, { slots: 8, adopts: false });
