@@ -32,7 +32,8 @@ export class SimClock implements Clock {
   }
 
   wallMs(): number {
-    return WALL_ORIGIN_MS + this.#life.timeline.nowMs * this.#time.rate + this.#time.skewMs;
+    const passed = this.#life.timeline.nowMs * this.#time.rate;
+    return Math.floor(WALL_ORIGIN_MS + passed + this.#time.skewMs);
   }
 
   after(delayMs: number, work: () => void): Timer {

@@ -123,9 +123,12 @@ export class SimFiles implements Files {
 
   async makeFolder(path: string): Promise<void> {
     const there = await this.#kernel.call(reading("make", path), (device) => device.find(path));
-    if (there?.kind === "folder") return;
-    if (path.lastIndexOf("/") > 0) await this.makeFolder(path.slice(0, path.lastIndexOf("/")));
-    await this.#kernel.call(changing("make", path), (device) => device.makeFolder(path));
+    const parent = path.slice(0, path.lastIndexOf("/")) || "/";
+    if (there?.kind !== "folder") {
+      if (parent !== "/") await this.makeFolder(parent);
+      await this.#kernel.call(changing("make", path), (device) => device.makeFolder(path));
+    }
+    if (path !== this.#kernel.storage.deviceOf(path).mount) await this.syncFolder(parent);
   }
 
   async list(path: string): Promise<string[]> {

@@ -174,8 +174,8 @@ export class SimNet {
   }
 
   #byIp(host: NetHost, ip: string): NetHost | null {
-    if (ip.startsWith("127.")) return host;
-    return this.hosts.find((one) => one.ip === ip) ?? null;
+    const named = this.hosts.find((one) => one.ip === ip);
+    return named ?? (ip.startsWith("127.") ? host : null);
   }
 
   /** Asks to be let in; asked again while there is no answer. */
