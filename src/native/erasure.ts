@@ -69,20 +69,24 @@ export class ErasureSession {
     this.#session = this.#addon.open(arena);
   }
 
+  /** As Codec.crc32c. */
   crc32c(arena: number, bytes: number, seed: number): number {
     this.#checkRange(arena, bytes);
     return this.#addon.crc32c(this.#session, arena, bytes, seed);
   }
 
+  /** As Codec.crc32cOf. */
   crc32cOf(bytes: Uint8Array, seed: number): number {
     return this.#addon.crc32cOf(bytes, seed);
   }
 
+  /** As Codec.crc32cClusters. */
   crc32cClusters(arena: number, clusters: number, target: Uint32Array, targetIndex: number): void {
     this.#checkClusters(arena, clusters, target, targetIndex);
     this.#addon.crc32cClusters(this.#session, arena, clusters, target, targetIndex);
   }
 
+  /** As Codec.crc32cVerify. */
   crc32cVerify(arena: number, clusters: number, expected: Uint32Array, index: number): number {
     this.#checkClusters(arena, clusters, expected, index);
     return this.#addon.crc32cVerify(this.#session, arena, clusters, expected, index);

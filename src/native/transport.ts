@@ -139,14 +139,17 @@ export class TransportSession {
     return this.#addon.listenUnix(this.#session, path);
   }
 
+  /** Id of a listener, or -errno; port 0 takes any free one. */
   listenTcp(ip: string, port: number): number {
     return this.#addon.listenTcp(this.#session, ip, port);
   }
 
+  /** The real port of a listener on TCP. */
   listenerPort(listener: number): number {
     return this.#addon.listenerPort(this.#session, listener);
   }
 
+  /** Accepts no more, and removes the socket's file if it is still ours. Idempotent. */
   closeListener(listener: number): void {
     this.#addon.closeListener(this.#session, listener);
   }
@@ -156,6 +159,7 @@ export class TransportSession {
     return this.#addon.connectUnix(this.#session, path);
   }
 
+  /** Id of a connection that is being made, or -errno. */
   connectTcp(ip: string, port: number): number {
     return this.#addon.connectTcp(this.#session, ip, port);
   }
@@ -214,6 +218,10 @@ export class TransportSession {
     return metaBytes + payloadBytes;
   }
 
+  /**
+   * Stages where the payload of the answer to `requestId` goes. Copies the list; borrows the memory
+   * until the answer, `forget` or the connection's end.
+   */
   stageExpect(connection: number, requestId: number, into: Segments): void {
     const log = this.#log;
     const at = this.#words;
@@ -227,6 +235,7 @@ export class TransportSession {
     this.#stageSegments(into);
   }
 
+  /** Stages the return of a received payload to the pool. */
   stageRelease(payload: number): void {
     const at = this.#words;
     this.#log[at] = LogKind.Release;
@@ -234,6 +243,7 @@ export class TransportSession {
     this.#words = at + 2;
   }
 
+  /** Stages that the socket is read, or is not any more. */
   stageReading(connection: number, on: boolean): void {
     const at = this.#words;
     this.#log[at] = LogKind.Reading;
@@ -277,6 +287,7 @@ export class TransportSession {
     this.#addon.close(this.#session, connection);
   }
 
+  /** Bytes of the pool that no received payload holds. */
   get poolFreeBytes(): number {
     return this.#addon.poolFreeBytes(this.#session);
   }

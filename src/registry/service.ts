@@ -135,6 +135,7 @@ export class RegistryDaemon {
     this.#lock = null;
   }
 
+  /** State, address, uuid, revision and connections, for logs and tests. */
   status(): RegistryStatus {
     return {
       state: this.#state,

@@ -36,6 +36,7 @@ export interface Actions {
   up(options: UpOptions): Promise<number>;
   /** Prints one of our files in words; resolves with the exit code. */
   inspect(file: string, json: boolean): Promise<number>;
+  /** Writes a text and a line end to standard output. */
   print(text: string): void;
 }
 

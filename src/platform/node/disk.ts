@@ -37,6 +37,7 @@ const ENOSPC = 28;
 export interface Engine {
   readonly name: string;
   readonly table: DiskTable;
+  /** Takes the slots staged[0…count), once a turn. */
   submit(count: number): void;
   /** Frees what the engine holds; nothing is in flight any more. */
   close(): void;
