@@ -150,6 +150,7 @@ export class Extents {
     await settleAll([...files].map((file) => this.#disk.syncAsync(this.#files[file]!)));
   }
 
+  /** Registers a handler of reads; see Disk.handler. */
   handler(handler: CompletionHandler): HandlerId {
     return this.#disk.handler(handler);
   }
@@ -167,6 +168,7 @@ export class Extents {
     this.#disk.readTogether(handler, tag, this.#files[file]!, offset, arena, bytes);
   }
 
+  /** Closes the files after what is in flight on them. */
   async close(): Promise<void> {
     await settleAll(this.#files.map((file) => this.#disk.close(file)));
     this.#files.length = 0;

@@ -41,9 +41,13 @@ export interface AsdReadHandler {
 
 /** What the client learns from reads. */
 export interface ReadNotes {
+  /** An answer brought these bits of AsdFlag: how the disk is. */
   flags(flags: number): void;
+  /** A read was answered after so many milliseconds. */
   took(ms: number): void;
+  /** A read failed as a whole. */
   failed(error: StorageError): void;
+  /** A part of an answer was damaged, on the disk or on its way. */
   corrupt(): void;
 }
 
@@ -73,6 +77,10 @@ export class FastReads implements AnswerHandler {
     this.#notes = notes;
   }
 
+  /**
+   * Sends a read; `handler.onRead(token, …)` tells of its end. Borrows `reads` and the memory it
+   * names until then.
+   */
   readWith(
     reads: AsdReads,
     timeoutMs: number,

@@ -53,6 +53,8 @@ export class ReadJob {
   isStale(): boolean {
     return false;
   }
+
+  /** Runs instead of `done` when a job was stale. */
   dropped(): void {}
 
   // Of Reads.
@@ -61,6 +63,7 @@ export class ReadJob {
   startedMs = 0;
   waitingSinceMs = 0;
 
+  /** Makes the job ready for its next request; memory of the answer must have been released. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
@@ -169,10 +172,12 @@ export class Reads {
     this.#detach = this.#world.turn.atEnd(FlushStage.Read, () => this.#loadMissing());
   }
 
+  /** Jobs that wait to be begun, of both priorities. */
   get queued(): number {
     return this.#waiting.length + this.#background.length;
   }
 
+  /** Jobs that were begun and are not done. */
   get running(): number {
     return this.#running;
   }

@@ -198,6 +198,7 @@ export class AsdStore {
     }
   }
 
+  /** Why the disk was given up (OVS_DISK_FAILED); null while it works. */
   get failure(): StorageError | null {
     return this.#failure;
   }
@@ -207,6 +208,7 @@ export class AsdStore {
     return this.#isFileSystemFull || this.#usedBytes >= NEARLY_FULL * this.#storeBytesMax;
   }
 
+  /** True while recent reads or changes took much longer than a healthy disk needs. */
   get isSlow(): boolean {
     const since = this.#world.clock.nowMs() - this.reads.lastMs;
     return since < SLOW_MEMORY_MS && Math.max(this.reads.latencyMs, this.#applyLatencyMs) > SLOW_MS;
@@ -339,6 +341,7 @@ export class AsdStore {
     });
   }
 
+  /** Whether each key has a value, damaged or not, in the order of the keys. */
   async exists(keys: readonly string[]): Promise<boolean[]> {
     this.#checkOpen();
     return (await this.#index.places(keys)).map((place) => place !== null);
@@ -403,6 +406,7 @@ export class AsdStore {
     });
   }
 
+  /** Identity, room, state and counters since the start. */
   stats(): AsdStats {
     const usedBytes = this.#usedBytes;
     return {

@@ -131,12 +131,14 @@ export class Journal {
     open.headerWritten = true;
   }
 
+  /** The segment that records are appended to; the journal must have been started. */
   get open(): Segment {
     const open = this.#used[this.#used.length - 1];
     assert(open !== undefined && !open.sealed, "the journal is started");
     return open;
   }
 
+  /** Segments in use, oldest first, the open one last. Borrowed: changes with the journal. */
   get segments(): readonly Segment[] {
     return this.#used;
   }
@@ -156,6 +158,7 @@ export class Journal {
     return this.usedBytes < half && this.obstacle === null && this.#budget.roomy;
   }
 
+  /** The segment in use that dirty map locations call by `slot`. */
   segmentAt(slot: number): Segment {
     const segment = this.#bySlot[slot];
     assert(segment !== null && segment !== undefined, "a location names a segment in use");
@@ -203,6 +206,7 @@ export class Journal {
     return this.#syncsPending > 0;
   }
 
+  /** True while a round of syncs runs; `onSynced` tells of its end. */
   get syncing(): boolean {
     return this.#syncsPending > 0;
   }

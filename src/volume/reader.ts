@@ -122,6 +122,7 @@ export class Reader {
     this.#zeroCrc = parts.world.codec.crc32cOf(new Uint8Array(CLUSTER_BYTES), 0);
   }
 
+  /** How often `takeInternal` may be called now. */
   get freeInternalJobs(): number {
     return this.#freeJobs.count;
   }
@@ -456,6 +457,7 @@ export class Reader {
     this.#sources.set(source.owner, source);
   }
 
+  /** Forgets a volume that has no reads left. */
   detach(source: ReadSource): void {
     this.#sources.delete(source.owner);
   }

@@ -69,6 +69,7 @@ export class ScoBuilder {
     return blocks - trailerBlocks(blocks);
   }
 
+  /** SCOs that the destage pool has memory for at a time; at least one. */
   get scosPerGroup(): number {
     return Math.max(
       1,
@@ -89,6 +90,7 @@ export class ScoBuilder {
     }
   }
 
+  /** Gives the memory of SCOs back to the destage pool. */
   release(built: readonly BuiltSco[]): void {
     for (const sco of built) this.#volume.thread.destagePool.give(sco.memory);
   }

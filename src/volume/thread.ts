@@ -149,6 +149,7 @@ export class VolumeThread {
     return owner;
   }
 
+  /** Gives the number back; the pages cached under it are forgotten. */
   giveOwner(owner: number): void {
     this.pages.forgetAll(owner);
     this.#owners.delete(owner);

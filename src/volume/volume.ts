@@ -393,6 +393,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.thread.watch(this);
   }
 
+  /** Frees the segments whose records the map has, where nobody reads them. */
   freeSegments(): void {
     this.journal.free(this.map.mark.sequence);
   }
@@ -521,14 +522,17 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
   }
 
+  /** State, sizes and counters since the start of service. */
   status(): VolumeStatus {
     return volumeStatus(this);
   }
 
+  /** Requests that wait to enter a record. */
   get requestsWaiting(): number {
     return this.#queue.count;
   }
 
+  /** The registry says surely that the journal is needed. */
   get isDirty(): boolean {
     return this.#mark.isDirty;
   }
