@@ -153,9 +153,18 @@ export class Journal {
 
   /** Half of what this journal may take is free, and no other one waits for room. */
   get hasHalf(): boolean {
+    return this.#isBelow(1 / 2);
+  }
+
+  /** Less than a quarter is free, or another journal waits for room. */
+  get isCrowded(): boolean {
+    return !this.#isBelow(3 / 4);
+  }
+
+  #isBelow(share: number): boolean {
     const { segmentBytes, segmentsMax } = this.options;
-    const half = Math.min(segmentBytes * segmentsMax, this.#budget.totalBytes) / 2;
-    return this.usedBytes < half && this.obstacle === null && this.#budget.roomy;
+    const limit = Math.min(segmentBytes * segmentsMax, this.#budget.totalBytes);
+    return this.usedBytes < limit * share && this.obstacle === null && this.#budget.roomy;
   }
 
   /** The segment in use that dirty map locations call by `slot`. */
