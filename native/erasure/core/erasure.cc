@@ -158,14 +158,15 @@ int64_t Crc32cVerify(const uint8_t* data, size_t pages, const uint32_t* expected
   return -1;
 }
 
-std::shared_ptr<const Tables> TableCache::Find(const std::string& key) {
+const std::shared_ptr<const Tables>* TableCache::Find(const std::string& key) {
   const auto found = index_.find(key);
   if (found == index_.end()) return nullptr;
   order_.splice(order_.begin(), order_, found->second);
-  return found->second->tables;
+  return &found->second->tables;
 }
 
-void TableCache::Add(std::string key, std::shared_ptr<const Tables> tables) {
+const std::shared_ptr<const Tables>& TableCache::Add(std::string key,
+                                                     std::shared_ptr<const Tables> tables) {
   bytes_ += tables->bytes.size();
   order_.push_front({std::move(key), std::move(tables)});
   index_[order_.front().key] = order_.begin();
@@ -174,26 +175,25 @@ void TableCache::Add(std::string key, std::shared_ptr<const Tables> tables) {
     index_.erase(order_.back().key);
     order_.pop_back();
   }
+  return order_.front().tables;
 }
 
-std::shared_ptr<const Tables> TableCache::Encode(int k, int m) {
+const std::shared_ptr<const Tables>& TableCache::Encode(int k, int m) {
   CheckCode(k, m);
   std::string key{static_cast<char>(k), static_cast<char>(m)};
-  if (auto tables = Find(key)) return tables;
+  if (const auto* tables = Find(key)) return *tables;
   std::vector<uint8_t> matrix = Matrix(k, m);
-  auto tables = MakeTables(k, m, matrix.data() + static_cast<size_t>(k) * k);
-  Add(std::move(key), tables);
-  return tables;
+  return Add(std::move(key), MakeTables(k, m, matrix.data() + static_cast<size_t>(k) * k));
 }
 
-std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* have,
-                                                  const uint8_t* want, int wants) {
+const std::shared_ptr<const Tables>& TableCache::Rebuild(int k, int m, const uint8_t* have,
+                                                         const uint8_t* want, int wants) {
   CheckCode(k, m);
   OVS_CHECK(wants >= 1 && wants <= k + m);
   std::string key{static_cast<char>(k), static_cast<char>(m)};
   key.append(reinterpret_cast<const char*>(have), static_cast<size_t>(k));
   key.append(reinterpret_cast<const char*>(want), static_cast<size_t>(wants));
-  if (auto tables = Find(key)) return tables;
+  if (const auto* tables = Find(key)) return *tables;
   uint64_t seen = 0;
   for (int i = 0; i < k; i++) {
     OVS_CHECK(have[i] < k + m && (seen >> have[i] & 1) == 0);
@@ -201,9 +201,7 @@ std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* h
   }
   for (int j = 0; j < wants; j++) OVS_CHECK(want[j] < k + m);
   std::vector<uint8_t> rows = RebuildRows(k, m, have, want, wants);
-  auto tables = MakeTables(k, wants, rows.data());
-  Add(std::move(key), tables);
-  return tables;
+  return Add(std::move(key), MakeTables(k, wants, rows.data()));
 }
 
 void Encode(const EncodeJob& job) {
