@@ -6,7 +6,7 @@ import { once } from "node:events";
 import t from "tap";
 import { AssertionError } from "../../src/base/assert.js";
 import { CLUSTER_BYTES, KIB, MIB } from "../../src/base/units.js";
-import { ErasureSession } from "../../src/native/erasure.js";
+import { ERASURE_INLINE_BYTES_MAX, ErasureSession } from "../../src/native/erasure.js";
 import type { StripeLayout } from "../../src/platform/codec.js";
 
 const ARENA_BYTES = 64 * MIB;
@@ -155,23 +155,30 @@ t.test(`random losses of larger codes are rebuilt (SEED=${seed})`, async (t) => 
   }
 });
 
-t.test("many large jobs are in flight at once and each gives its own result", async (t) => {
-  const layout = { k: 4, m: 2, unitBytes: 64 * KIB, stripes: 4 };
-  const data = MIB;
-  const arenaAt = (i: number) => DATA_AT + i * 2 * MIB;
+t.test("large jobs are in flight at once and each gives its own result", async (t) => {
+  const each = ERASURE_INLINE_BYTES_MAX / 4;
+  const layout = { k: 4, m: 2, unitBytes: each, stripes: 1 };
+  const pages = each / CLUSTER_BYTES;
+  const arenaAt = (i: number) => DATA_AT + i * 7 * each;
   const jobs = [];
   const lists: Uint32Array[] = [];
-  for (let i = 0; i < 24; i++) {
-    arena.fill(i + 1, arenaAt(i), arenaAt(i) + data);
-    const crcs = new Uint32Array(6 * 64);
+  for (let i = 0; i < 3; i++) {
+    arena.fill(i + 1, arenaAt(i), arenaAt(i) + 4 * each);
+    const crcs = new Uint32Array(6 * pages);
     lists.push(crcs);
-    jobs.push(session.encode(layout, arenaAt(i), data, arenaAt(i) + data, crcs));
+    jobs.push(session.encode(layout, arenaAt(i), 4 * each, arenaAt(i) + 4 * each, crcs));
   }
   await Promise.all(jobs);
-  for (let i = 0; i < 24; i++) {
-    const parity = arenaAt(i) + data;
-    t.equal(lists[i]![0], session.crc32c(arenaAt(i), CLUSTER_BYTES, 0));
-    t.equal(session.crc32cVerify(parity, 128, lists[i]!, 4 * 64), -1, `job ${i}`);
+  const rebuilds = lists.map((_, i) => {
+    const haveAt = [0, 2, 3, 4].map((fragment) => arenaAt(i) + fragment * each);
+    return session.rebuild(layout, [0, 2, 3, 4], haveAt, [1], [arenaAt(i) + 6 * each], each);
+  });
+  await Promise.all(rebuilds);
+  for (let i = 0; i < 3; i++) {
+    const at = arenaAt(i);
+    t.equal(lists[i]![0], session.crc32c(at, CLUSTER_BYTES, 0));
+    t.equal(session.crc32cVerify(at + 4 * each, 2 * pages, lists[i]!, 4 * pages), -1, `job ${i}`);
+    t.equal(session.crc32cVerify(at + 6 * each, pages, lists[i]!, pages), -1, `rebuild ${i}`);
   }
 });
 
