@@ -252,6 +252,29 @@ napi_value JsCrc32cVerify(napi_env env, napi_callback_info info) {
   return Number(env, static_cast<double>(Crc32cVerify(data, clusters, expected + index)));
 }
 
+/// (session, pieces: Uint32Array [offset, bytes]…, count, expected: Uint32Array, expectedIndex) →
+/// number
+napi_value JsCrc32cVerifyPieces(napi_env env, napi_callback_info info) {
+  const Arguments arguments(env, info, 5);
+  const size_t count = arguments.Size(2);
+  size_t words = 0, length = 0;
+  const uint32_t* pieces = arguments.Words(1, &words);
+  const uint32_t* expected = arguments.Words(3, &length);
+  size_t index = arguments.Size(4);
+  OVS_CHECK(count <= words / 2 && index <= length);
+  size_t before = 0;
+  for (size_t i = 0; i < count; i++) {
+    const size_t bytes = pieces[2 * i + 1], pages = bytes / kPageBytes;
+    OVS_CHECK(bytes % kPageBytes == 0 && pages <= length - index);
+    const uint8_t* data = Range(arguments.GetSession(), pieces[2 * i], bytes);
+    const int64_t bad = Crc32cVerify(data, pages, expected + index);
+    if (bad >= 0) return Number(env, static_cast<double>(before) + static_cast<double>(bad));
+    index += pages;
+    before += pages;
+  }
+  return Number(env, -1);
+}
+
 /// (session, shape: Uint32Array [k, m, unitBytes, stripes], data, dataBytes, parity, crcs | null,
 /// now) → undefined | promise
 napi_value JsEncode(napi_env env, napi_callback_info info) {
@@ -338,6 +361,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"crc32cOf", JsCrc32cOf},
       {"crc32cClusters", JsCrc32cClusters},
       {"crc32cVerify", JsCrc32cVerify},
+      {"crc32cVerifyPieces", JsCrc32cVerifyPieces},
       {"encode", JsEncode},
       {"rebuild", JsRebuild},
   };

@@ -63,12 +63,10 @@ export class ReadJob {
   startedMs = 0;
   waitingSinceMs = 0;
 
-  /** Makes the job ready for its next request; memory of the answer must have been released. */
+  /** Empties it for another request; what lies at `count` and behind it in the lists means nothing. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
-    this.keys.length = 0;
-    this.entries.length = 0;
     this.isBackground = false;
     this.arena = 0;
   }
@@ -86,8 +84,8 @@ export class ReadJob {
       );
     }
     if (this.count === this.first.length) this.#grow();
-    this.keys.push(key);
-    this.entries.push(undefined);
+    this.keys[this.count] = key;
+    this.entries[this.count] = undefined;
     this.first[this.count] = first;
     this.pages[this.count] = pages;
     this.at[this.count] = this.pagesTotal;

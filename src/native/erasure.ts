@@ -6,6 +6,7 @@
 import { assert } from "../base/assert.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import type { StripeLayout } from "../platform/codec.js";
+import type { Segments } from "../platform/network.js";
 import { loadAddon } from "./load.js";
 
 /** Most fragments (k + m) of one code. */
@@ -34,6 +35,13 @@ interface Addon {
     session: Session,
     arena: number,
     clusters: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number;
+  crc32cVerifyPieces(
+    session: Session,
+    pieces: Uint32Array,
+    count: number,
     expected: Uint32Array,
     expectedIndex: number,
   ): number;
@@ -90,6 +98,19 @@ export class ErasureSession {
   crc32cVerify(arena: number, clusters: number, expected: Uint32Array, index: number): number {
     this.#checkClusters(arena, clusters, expected, index);
     return this.#addon.crc32cVerify(this.#session, arena, clusters, expected, index);
+  }
+
+  crc32cVerifyPieces(pieces: Segments, expected: Uint32Array, index: number): number {
+    const { list, count } = pieces;
+    assert(2 * count <= list.length, "the list has that many pieces");
+    let pages = 0;
+    for (let i = 0; i < 2 * count; i += 2) {
+      assert(list[i]! + list[i + 1]! <= this.#bytes, "a piece lies in the arena");
+      assert(list[i + 1]! % CLUSTER_BYTES === 0, "a piece is whole clusters");
+      pages += list[i + 1]! / CLUSTER_BYTES;
+    }
+    assert(index >= 0 && index + pages <= expected.length, "there is a checksum for each page");
+    return this.#addon.crc32cVerifyPieces(this.#session, list, count, expected, index);
   }
 
   /**

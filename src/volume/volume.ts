@@ -14,7 +14,7 @@
 // is acknowledged only after it and all before it are committed (P-A2). Once halted, nothing is
 // written or acknowledged any more; the journal stays as evidence.
 
-import type { ObjectStore, ReadPart } from "../backend/store.js";
+import type { ObjectStore } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import type { ErrorKind } from "../base/errors.js";
 import { StorageError } from "../base/errors.js";
@@ -24,6 +24,7 @@ import { CLUSTER_BYTES, formatSize, VDISK_BYTES_MAX } from "../base/units.js";
 import type { BlockTarget, Requests } from "../nbd/target.js";
 import { RequestFlag, RequestKind } from "../nbd/target.js";
 import { JournalKind } from "../wire/generated/journal.js";
+import { ReadBatch } from "./backendreads.js";
 import { answerBlockStatus } from "./blockstatus.js";
 import type { VolumeConfig, VolumeMarks, VolumeState, VolumeStatus } from "./config.js";
 import { Destager } from "./destage.js";
@@ -84,7 +85,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly readCounts = new Float64Array(5);
   readonly backendReads = new Set<Promise<void>>();
   readsWaiting = 0;
-  readBatch: { parts: ReadPart[]; jobs: number[] } | null = null;
+  readonly readBatch = new ReadBatch();
   failed: ErrorKind | null = null;
   reason: string | null = null;
   state: VolumeState = "serving";

@@ -105,6 +105,27 @@ t.test("CRCs of clusters are verified and the first wrong one is named", async (
   }
 });
 
+t.test("pieces are verified in their order, whatever their size", async (t) => {
+  const crcs = new Uint32Array(1 + 6);
+  const sizes = [1, 3, 2];
+  const list = new Uint32Array(2 * sizes.length);
+  for (let i = 0, page = 0; i < sizes.length; i++) {
+    const at = DATA_AT + (10 - 4 * i) * CLUSTER_BYTES;
+    const bytes = sizes[i]! * CLUSTER_BYTES;
+    for (let j = 0; j < bytes; j++) arena[at + j] = below(256);
+    session.crc32cClusters(at, sizes[i]!, crcs, 1 + page);
+    list.set([at, bytes], 2 * i);
+    page += sizes[i]!;
+  }
+  const pieces = { list, count: 3 };
+  t.equal(session.crc32cVerifyPieces(pieces, crcs, 1), -1);
+  t.equal(session.crc32cVerifyPieces({ list, count: 0 }, crcs, 7), -1);
+  for (let page = 5; page >= 0; page--) {
+    crcs[1 + page]! ^= 1 << below(31);
+    t.equal(session.crc32cVerifyPieces(pieces, crcs, 1), page);
+  }
+});
+
 for (const [k, m] of [
   [1, 1],
   [1, 3],
@@ -226,6 +247,14 @@ t.test("wrong arguments are refused", async (t) => {
   refuse("crc behind the arena", () => session.crc32c(ARENA_BYTES, 1, 0));
   refuse("list too short", () => session.crc32cClusters(4096, 7, crcs, 0));
   refuse("index behind the list", () => session.crc32cVerify(4096, 2, crcs, 5));
+  const piece = (at: number, bytes: number, index: number) =>
+    session.crc32cVerifyPieces({ list: Uint32Array.of(at, bytes), count: 1 }, crcs, index);
+  refuse("piece behind the arena", () => piece(ARENA_BYTES - 4096, 8192, 0));
+  refuse("piece of half a cluster", () => piece(4096, 2048, 0));
+  refuse("too few checksums for the pieces", () => piece(4096, 8192, crcs.length - 1));
+  refuse("more pieces than the list has", () =>
+    session.crc32cVerifyPieces({ list: Uint32Array.of(4096, 4096), count: 2 }, crcs, 0),
+  );
   refuse("fraction of a byte", () => session.crc32c(4096, 1.5, 0));
 });
 
