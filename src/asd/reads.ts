@@ -63,7 +63,7 @@ export class ReadJob {
   startedMs = 0;
   waitingSinceMs = 0;
 
-  /** Empties it for another request; what lies at `count` and behind it in the lists means nothing. */
+  /** For the next request, when the memory is released. Lists keep their room, not their meaning. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
