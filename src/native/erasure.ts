@@ -100,6 +100,7 @@ export class ErasureSession {
     return this.#addon.crc32cVerify(this.#session, arena, clusters, expected, index);
   }
 
+  /** As Codec.crc32cVerifyPieces. */
   crc32cVerifyPieces(pieces: Segments, expected: Uint32Array, index: number): number {
     const { list, count } = pieces;
     assert(2 * count <= list.length, "the list has that many pieces");
