@@ -63,7 +63,7 @@ export class ReadJob {
   startedMs = 0;
   waitingSinceMs = 0;
 
-  /** For the next request, when the memory is released. Lists keep their room, not their meaning. */
+  /** For the next request, when the memory is released. What the lists hold means nothing then. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
