@@ -31,6 +31,7 @@ export interface BatchSource {
   readonly readBatch: ReadBatch;
 }
 
+/** The calls of a thread for reads that only the backend can answer. */
 export class BackendReads {
   readonly #world: World;
   readonly #attempt: Uint8Array;
