@@ -108,7 +108,11 @@ export class AsdService {
     server.handleControl(AsdOperation.scrub, scrubSchema, async ({ after, pagesMax }) => {
       return await store.scrub(after === null ? null : keyText(after), pagesMax);
     });
-    server.handleControl(AsdOperation.stats, z.object({}), async () => store.stats());
+    server.handleControl(AsdOperation.stats, z.object({}), async () => {
+      // A disk that does not even say that has failed, and its statistics tell that.
+      await store.lookForRoom().catch(() => undefined);
+      return store.stats();
+    });
   }
 
   /** Bits that every answer of a data operation carries. */

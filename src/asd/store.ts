@@ -261,17 +261,25 @@ export class AsdStore {
         `the disk is full: ${this.#usedBytes} of ${this.#storeBytesMax} bytes are used`,
       );
     }
-    if (this.#world.clock.nowMs() - this.#spaceCheckedMs >= SPACE_CHECK_MS) {
-      this.#spaceCheckedMs = this.#world.clock.nowMs();
-      const { freeBytes } = await this.#world.disk.files.space(this.#options.path);
-      this.#isFileSystemFull = freeBytes < Math.max(8 * MIB, this.#reserveBytes / 4);
-    }
+    await this.lookForRoom();
     if (this.#isFileSystemFull) {
       throw new StorageError(
         "OVS_FULL",
         "the file system is full: what is left is kept for the index",
       );
     }
+  }
+
+  /**
+   * Looks how much room the file system has, once a second at most. Also for those who only ask: a
+   * disk that is called full gets no puts, at which it would notice that it is not any more.
+   */
+  async lookForRoom(): Promise<void> {
+    const { clock, disk } = this.#world;
+    if (clock.nowMs() - this.#spaceCheckedMs < SPACE_CHECK_MS) return;
+    this.#spaceCheckedMs = clock.nowMs();
+    const { freeBytes } = await disk.files.space(this.#options.path);
+    this.#isFileSystemFull = freeBytes < Math.max(8 * MIB, this.#reserveBytes / 4);
   }
 
   /** Writes all values that need pages; gives entries whose pages nobody else knows. */
