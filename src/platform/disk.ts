@@ -40,7 +40,7 @@ export interface FileStat {
 
 /** The part that is for control: paths, promises, objects. Paths are absolute. */
 export interface Files {
-  /** Makes the folder and those above it (0700); fine when it is there. */
+  /** Makes the folder and those above it (0700); fine when it is there. Durable on return. */
   makeFolder(path: string): Promise<void>;
   /** The names in a folder, sorted, without `.` and `..`. */
   list(path: string): Promise<string[]>;
