@@ -288,8 +288,9 @@ export class Destager {
     const { memory, world } = this.#volume.thread;
     if (memory.bytes === 0) return;
     const clusters = sco.entry.crcs.length;
+    const index = this.#volume.cacheBase + sco.entry.scoIndex;
     for (let i = 0; i < clusters; i++) {
-      memory.insert(sco.entry.scoId, sco.entry.scoIndex + i, sco.memory + i * CLUSTER_BYTES);
+      memory.insert(sco.entry.scoId, index + i, sco.memory + i * CLUSTER_BYTES);
       if (i % CACHE_SLICE === CACHE_SLICE - 1) await breathe(world.clock);
     }
   }

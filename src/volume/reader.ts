@@ -278,7 +278,7 @@ export class Reader {
     const at = this.#pages.entryAt(frame, cluster);
     const scoId = words[at] + words[at + 1] * TWO_32;
     if (scoId <= SCO_ZERO) return this.#zero(job, i);
-    const index = words[at + 2];
+    const index = source.cacheBase + words[at + 2];
     this.#note(job, i, scoId, index, words[at + 3]);
     const into = this.#base[job] + i * CLUSTER_BYTES;
     const place = job * SLOT_CLUSTERS_MAX + i;
@@ -305,9 +305,10 @@ export class Reader {
       const at = this.#pages.entryAt(frame, first + i + run);
       const scoId = words[at] + words[at + 1] * TWO_32;
       if (scoId <= SCO_ZERO || source.dirty.find(first + i + run) !== Found.None) break;
-      if (this.#memory.has(scoId, words[at + 2])) break;
-      if (cache.find(scoId, words[at + 2]) !== block + run) break;
-      this.#note(job, i + run, scoId, words[at + 2], words[at + 3]);
+      const index = source.cacheBase + words[at + 2];
+      if (this.#memory.has(scoId, index)) break;
+      if (cache.find(scoId, index) !== block + run) break;
+      this.#note(job, i + run, scoId, index, words[at + 3]);
       this.#from[place + run] = Source.Disk;
     }
     this.#readDisk(job, i, run, cache.file, block);
@@ -321,6 +322,7 @@ export class Reader {
     return Math.min(this.#count[job], pageEnd - first);
   }
 
+  /** `index`: in the read caches, that is from the namespace's base on. */
   #note(job: number, i: number, scoId: number, index: number, crc: number): void {
     const place = job * SLOT_CLUSTERS_MAX + i;
     this.#scoIds[place] = scoId;
@@ -340,7 +342,8 @@ export class Reader {
     let run = 1;
     for (; i + run < most; run++) {
       const at = this.#pages.entryAt(frame, first + i + run);
-      if (words[at] + words[at + 1] * TWO_32 !== scoId || words[at + 2] !== index + run) break;
+      if (words[at] + words[at + 1] * TWO_32 !== scoId) break;
+      if (source.cacheBase + words[at + 2] !== index + run) break;
       if (source.dirty.find(first + i + run) !== Found.None || this.#cached(scoId, index + run))
         break;
       this.#note(job, i + run, scoId, index + run, words[at + 3]);
@@ -348,7 +351,7 @@ export class Reader {
     }
     this.#pending[job]++;
     this.#backend.add(source, job, scoId, {
-      offset: index * CLUSTER_BYTES,
+      offset: (index - source.cacheBase) * CLUSTER_BYTES,
       bytes: run * CLUSTER_BYTES,
       into: this.#base[job] + i * CLUSTER_BYTES,
     });

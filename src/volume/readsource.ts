@@ -10,6 +10,8 @@ import type { VolumeMap } from "./map.js";
 
 /** What a volume shows to the reader. */
 export interface ReadSource extends BatchSource {
+  /** What is added to an index in a SCO to have its index in the read caches. */
+  readonly cacheBase: number;
   readonly owner: number;
   readonly dirty: DirtyMap;
   readonly journal: Journal;

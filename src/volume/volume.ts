@@ -75,6 +75,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly owner: number;
   readonly name: string;
   readonly namespace: string;
+  readonly cacheBase: number;
   readonly store: ObjectStore;
   readonly dirty: DirtyMap;
   readonly map: VolumeMap;
@@ -118,6 +119,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.owner = parts.owner;
     this.name = config.name;
     this.namespace = config.namespace;
+    this.cacheBase = thread.cacheBaseOf(config.namespace);
     this.store = parts.store;
     this.dirty = parts.dirty;
     this.map = parts.map;
