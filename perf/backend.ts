@@ -5,9 +5,9 @@
 
 import { readFileSync } from "node:fs";
 import { parse } from "smol-toml";
-import { run } from "./lib/process.js";
+import { runLoad } from "./lib/process.js";
 import type { Row, RowContext } from "./lib/row.js";
-import type { Line } from "./lib/stats.js";
+import type { Line, Round } from "./lib/stats.js";
 import { Ours } from "./vdisk/sides.js";
 
 const LOAD = new URL("./backend-load.js", import.meta.url).pathname;
@@ -73,12 +73,11 @@ async function measure(
   const each: number[] = [];
   for (let i = 0; i < context.rounds; i++) {
     const before = ours.cpuSeconds();
-    const text = await run(
-      process.execPath,
-      [LOAD, ours.data, cluster, what, String(context.seconds), String(depth), String(size)],
+    const { value, cpuSeconds } = await runLoad<Round>(
+      LOAD,
+      [ours.data, cluster, what, context.seconds, depth, size],
       { timeoutMs: (context.seconds + 120) * 1000 },
     );
-    const { value, cpuSeconds } = JSON.parse(text) as { value: number; cpuSeconds: number };
     const used = ours.cpuSeconds() - before + cpuSeconds;
     values.push(value);
     cpu.push(used);

@@ -3,7 +3,7 @@
 // on the same file. Ours runs in a process of its own (disk-load.ts), as fio does.
 
 import { runFio } from "./lib/fio.js";
-import { run } from "./lib/process.js";
+import { runLoad } from "./lib/process.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line, Round } from "./lib/stats.js";
 import { alternate } from "./lib/stats.js";
@@ -52,9 +52,7 @@ export const diskRow: Row = {
 };
 
 async function ours(file: string, depth: number, seconds: number): Promise<Round> {
-  const args = [LOAD, file, String(depth), String(seconds)];
-  const text = await run(process.execPath, args, { timeoutMs: (seconds + 60) * 1000 });
-  return JSON.parse(text) as Round;
+  return await runLoad(LOAD, [file, depth, seconds], { timeoutMs: (seconds + 60) * 1000 });
 }
 
 async function fio(file: string, depth: number, seconds: number): Promise<Round> {

@@ -8,7 +8,8 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { messageOf } from "../src/base/errors.js";
-import { run } from "./lib/process.js";
+import { KIB, MIB } from "../src/base/units.js";
+import { run, runLoad } from "./lib/process.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line, Round } from "./lib/stats.js";
 import { alternate } from "./lib/stats.js";
@@ -16,7 +17,6 @@ import { alternate } from "./lib/stats.js";
 const LOAD = new URL("./erasure-load.js", import.meta.url).pathname;
 const ROOT = new URL("../..", import.meta.url).pathname;
 const OBJECTS = 8;
-const KIB = 1024;
 
 interface Case {
   k: number;
@@ -49,7 +49,7 @@ export const erasureRow: Row = {
     if (reason !== null) context.say(`without @ronomon/reed-solomon: ${reason}`);
     const seconds = Math.max(0.5, context.seconds / 5);
     const lines: Line[] = [];
-    for (const fragmentBytes of [64 * KIB, 1024 * KIB]) {
+    for (const fragmentBytes of [64 * KIB, MIB]) {
       for (const [k, m] of CODES) {
         const plain = { k, m, fragmentBytes, checksums: false };
         lines.push(await againstC(context, program, plain, seconds));
@@ -110,8 +110,7 @@ async function againstRonomon(context: RowContext, wanted: Case, seconds: number
 }
 
 async function load(side: "ours" | "ronomon", wanted: Case, seconds: number): Promise<Result> {
-  const args = [LOAD, side, ...argumentsOf(wanted, seconds)];
-  return JSON.parse(await run(process.execPath, args, { timeoutMs: 120_000 })) as Result;
+  return await runLoad(LOAD, [side, ...argumentsOf(wanted, seconds)], { timeoutMs: 120_000 });
 }
 
 function argumentsOf({ k, m, fragmentBytes, checksums }: Case, seconds: number): string[] {

@@ -4,7 +4,7 @@
 // the same program for both (registry-load.ts), in a process of its own.
 
 import { existsSync, mkdirSync } from "node:fs";
-import { cpuSecondsOf, run, type Server, startServer } from "./lib/process.js";
+import { cpuSecondsOf, runLoad, type Server, startServer } from "./lib/process.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line, Round } from "./lib/stats.js";
 import { alternate } from "./lib/stats.js";
@@ -102,8 +102,8 @@ async function measure(
   server: Server,
 ): Promise<Round> {
   const before = cpuSecondsOf([server.pid]);
-  const args = [LOAD, address, kind, String(depth), String(context.seconds / 2)];
+  const args = [address, kind, depth, context.seconds / 2];
   const timeoutMs = (context.seconds + 60) * 1000;
-  const said = JSON.parse(await run(process.execPath, args, { timeoutMs })) as Round;
+  const said = await runLoad<Round>(LOAD, args, { timeoutMs });
   return { ...said, cpuSeconds: said.cpuSeconds + cpuSecondsOf([server.pid]) - before };
 }

@@ -4,7 +4,7 @@
 
 import { existsSync, rmSync } from "node:fs";
 import { CLUSTER_BYTES, MIB } from "../src/base/units.js";
-import { cpuSecondsOf, run, startServer } from "./lib/process.js";
+import { cpuSecondsOf, runLoad, startServer } from "./lib/process.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line, Round } from "./lib/stats.js";
 import { alternate } from "./lib/stats.js";
@@ -58,9 +58,9 @@ async function round(
   );
   try {
     const before = cpuSecondsOf([server.pid]);
-    const args = [program, work, socket, String(bytes), String(depth), String(context.seconds / 2)];
-    const text = await run(process.execPath, args, { timeoutMs: (context.seconds + 30) * 1000 });
-    const result = JSON.parse(text) as Round;
+    const args = [work, socket, bytes, depth, context.seconds / 2];
+    const timeoutMs = (context.seconds + 30) * 1000;
+    const result = await runLoad<Round>(program, args, { timeoutMs });
     if (program === PEER) result.cpuSeconds += cpuSecondsOf([server.pid]) - before;
     return result;
   } finally {

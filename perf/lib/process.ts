@@ -38,6 +38,15 @@ export async function run(
   return output;
 }
 
+/** Runs a load of ours, a compiled script, to its end; what it printed is one JSON value. */
+export async function runLoad<T>(
+  script: string,
+  args: readonly (string | number)[],
+  options: { timeoutMs: number },
+): Promise<T> {
+  return JSON.parse(await run(process.execPath, [script, ...args.map(String)], options)) as T;
+}
+
 /** A server under test; `stop` sends SIGTERM, after 10 s SIGKILL, and waits for its end. */
 export interface Server {
   readonly pid: number;

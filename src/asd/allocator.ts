@@ -38,18 +38,22 @@ export class Allocator {
     this.#pagesMax = pagesMax;
   }
 
+  /** Pages that may be used together. */
   get pagesMax(): number {
     return this.#pagesMax;
   }
 
+  /** Pages that are taken, disputed ones counted once. */
   get usedPages(): number {
     return this.#usedPages;
   }
 
+  /** Pages that may still be taken; a file for them may have to be made first. */
   get freePages(): number {
     return Math.max(0, this.#pagesMax - this.#usedPages);
   }
 
+  /** Pages that several keys claim; more than 0 tells of a damaged index. */
   get disputedPages(): number {
     return this.#disputed.size;
   }
@@ -59,6 +63,7 @@ export class Allocator {
     return this.#files.length;
   }
 
+  /** Pages of the extent file with this number. */
   pagesOf(file: number): number {
     return this.#files[file]!.pages;
   }

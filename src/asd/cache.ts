@@ -43,14 +43,17 @@ export class EntryCache {
     this.#bytesMax = bytesMax;
   }
 
+  /** What the entries and their keys cost in memory, about. */
   get bytes(): number {
     return this.#bytes;
   }
 
+  /** Entries in the cache. */
   get count(): number {
     return this.#entries.size;
   }
 
+  /** Finds an entry, counts the hit or miss, and keeps what was found longer. */
   get(key: string): Entry | undefined {
     const entry = this.#entries.get(key);
     if (entry === undefined) this.misses++;
@@ -61,6 +64,10 @@ export class EntryCache {
     return entry;
   }
 
+  /**
+   * Adds or replaces an entry; others go when it is full. One above a quarter of the cache is not
+   * kept.
+   */
   put(key: string, entry: Entry): void {
     this.delete(key);
     if (entry.bytes > this.#bytesMax / 4) return; // It would drive out all others.
@@ -69,6 +76,7 @@ export class EntryCache {
     this.#evict();
   }
 
+  /** Forgets a key; fine when it is not there. */
   delete(key: string): void {
     const entry = this.#entries.get(key);
     if (entry === undefined) return;
@@ -77,6 +85,7 @@ export class EntryCache {
     assert(this.#bytes >= 0, "the cache counts its bytes");
   }
 
+  /** Forgets all entries; hits and misses go on. */
   clear(): void {
     this.#entries.clear();
     this.#bytes = 0;

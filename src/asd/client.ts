@@ -103,7 +103,9 @@ export interface AsdClientOptions {
   /** Who calls. */
   self: Identity;
   callsMax?: number;
+  /** After each connection to the right disk is up. */
   onUp?: () => void;
+  /** After a connection that was up is lost. */
   onDown?: (reason: string) => void;
 }
 
@@ -160,6 +162,7 @@ export class AsdClient {
     this.#rpc.start();
   }
 
+  /** True while a greeted connection is up. */
   get isConnected(): boolean {
     return this.#rpc.connected;
   }
@@ -301,6 +304,7 @@ export class AsdClient {
     return values;
   }
 
+  /** Whether each key has a value, in their order; whether it is intact is not looked at. */
   async exists(keys: readonly Uint8Array[], options: CallOptions): Promise<boolean[]> {
     const exist: boolean[] = [];
     while (exist.length < keys.length) {
@@ -330,6 +334,7 @@ export class AsdClient {
     return await this.#control(AsdOperation.range, message, rangeReplySchema, options);
   }
 
+  /** The disk's identity, room and counters. */
   async stats(options: CallOptions): Promise<AsdStats> {
     return await this.#control(AsdOperation.stats, {}, statsSchema, options);
   }

@@ -8,14 +8,22 @@
 
 import { assert } from "../base/assert.js";
 import { hasCode, StorageError } from "../base/errors.js";
-import { settleAll } from "../base/sync.js";
-import { MIB } from "../base/units.js";
+import { Semaphore, settleAll } from "../base/sync.js";
+import { KIB, MIB } from "../base/units.js";
 import type { CompletionHandler, Disk, FileId, HandlerId } from "../platform/disk.js";
 import { ASD_PAGE_BYTES } from "../wire/generated/asd.js";
 import { Allocator, EXTENT_PAGES, type Runs } from "./allocator.js";
 
 /** Least pages of an extent file, unless the capacity ends before. */
 const EXTENT_PAGES_MIN = (16 * MIB) / ASD_PAGE_BYTES;
+/**
+ * Fragments are written in pieces of this size, few at a time: a burst of megabytes in the disk's
+ * queue would stand before the small write of a journal, or a read, that comes after it.
+ */
+const WRITE_BYTES_MAX = 256 * KIB;
+const WRITES_AT_ONCE = 2;
+/** More pieces than the applies that an ASD takes at once can have. */
+const WRITES_WAITING_MAX = 2 ** 24;
 const NAME = /^\d{4,}$/;
 
 export class Extents {
@@ -23,6 +31,7 @@ export class Extents {
   readonly #folder: string;
   readonly #files: FileId[] = [];
   readonly allocator: Allocator;
+  readonly #writing = new Semaphore(WRITES_AT_ONCE, WRITES_WAITING_MAX);
   /** Growing goes on: later growers wait for it. */
   #growing: Promise<boolean> | null = null;
 
@@ -129,9 +138,8 @@ export class Extents {
       let left = runs[i + 2]! * ASD_PAGE_BYTES;
       while (left > 0) {
         assert(piece < pieces.length, "the pieces fill the runs");
-        const bytes = Math.min(left, pieces[piece + 1]! - done);
-        const arena = pieces[piece]! + done;
-        writes.push(this.#disk.writeAsync(this.#files[runs[i]!]!, offset, arena, bytes));
+        const bytes = Math.min(left, pieces[piece + 1]! - done, WRITE_BYTES_MAX);
+        writes.push(this.#write(this.#files[runs[i]!]!, offset, pieces[piece]! + done, bytes));
         offset += bytes;
         left -= bytes;
         done += bytes;
@@ -145,11 +153,16 @@ export class Extents {
     await settleAll(writes);
   }
 
+  async #write(file: FileId, offset: number, arena: number, bytes: number): Promise<void> {
+    await this.#writing.with(() => this.#disk.writeAsync(file, offset, arena, bytes));
+  }
+
   /** fdatasync of the files with these numbers. */
   async sync(files: ReadonlySet<number>): Promise<void> {
     await settleAll([...files].map((file) => this.#disk.syncAsync(this.#files[file]!)));
   }
 
+  /** Registers a handler of reads; see Disk.handler. */
   handler(handler: CompletionHandler): HandlerId {
     return this.#disk.handler(handler);
   }
@@ -167,6 +180,7 @@ export class Extents {
     this.#disk.readTogether(handler, tag, this.#files[file]!, offset, arena, bytes);
   }
 
+  /** Closes the files after what is in flight on them. */
   async close(): Promise<void> {
     await settleAll(this.#files.map((file) => this.#disk.close(file)));
     this.#files.length = 0;

@@ -25,6 +25,7 @@ export class Holds {
     return this.#fresh.length + this.#draining.length;
   }
 
+  /** Reads that have not left. */
   get readers(): number {
     return this.#readers[0]! + this.#readers[1]!;
   }
@@ -35,6 +36,7 @@ export class Holds {
     return this.#current;
   }
 
+  /** The read has ended; `generation` is what `enter` gave. May free retired pages. */
   leave(generation: number): void {
     assert(this.#readers[generation]! > 0, "whoever leaves has entered");
     this.#readers[generation]!--;

@@ -140,6 +140,7 @@ export class Index {
     }
   }
 
+  /** An empty batch for `put`, `delete` and `write`. */
   batch(): KvBatch {
     return this.#kv.batch();
   }
@@ -152,6 +153,7 @@ export class Index {
     return indexBytesOf(key, entry.length, entry.runs);
   }
 
+  /** Adds the deletion of a value to a batch; its pages are the caller's to retire. */
   delete(batch: KvBatch, key: string): void {
     batch.delete(storeKey(ENTRY, key));
     batch.delete(storeKey(DATA, key));
@@ -175,6 +177,7 @@ export class Index {
     return new Entry(entry.length, runs, crcs, null);
   }
 
+  /** Waits for what is in flight and closes the store. */
   async close(): Promise<void> {
     await this.#kv.close();
   }

@@ -53,6 +53,8 @@ export class ReadJob {
   isStale(): boolean {
     return false;
   }
+
+  /** Runs instead of `done` when a job was stale. */
   dropped(): void {}
 
   // Of Reads.
@@ -61,11 +63,10 @@ export class ReadJob {
   startedMs = 0;
   waitingSinceMs = 0;
 
+  /** For the next request, when the memory is released. What the lists hold means nothing then. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
-    this.keys.length = 0;
-    this.entries.length = 0;
     this.isBackground = false;
     this.arena = 0;
   }
@@ -83,8 +84,8 @@ export class ReadJob {
       );
     }
     if (this.count === this.first.length) this.#grow();
-    this.keys.push(key);
-    this.entries.push(undefined);
+    this.keys[this.count] = key;
+    this.entries[this.count] = undefined;
     this.first[this.count] = first;
     this.pages[this.count] = pages;
     this.at[this.count] = this.pagesTotal;
@@ -169,10 +170,12 @@ export class Reads {
     this.#detach = this.#world.turn.atEnd(FlushStage.Read, () => this.#loadMissing());
   }
 
+  /** Jobs that wait to be begun, of both priorities. */
   get queued(): number {
     return this.#waiting.length + this.#background.length;
   }
 
+  /** Jobs that were begun and are not done. */
   get running(): number {
     return this.#running;
   }

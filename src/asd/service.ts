@@ -19,6 +19,7 @@ import {
   decodeAsdApply,
 } from "../wire/generated/asd.js";
 import { keyText } from "./index.js";
+import { KeyTexts } from "./keytexts.js";
 import {
   ANSWER_BYTES_MAX,
   ASD_ROLE,
@@ -49,6 +50,7 @@ export class AsdService {
   readonly #replyView = new DataView(this.#reply.buffer);
   readonly #segments = new SegmentList(1);
   readonly #flags = new Uint8Array(1);
+  readonly #keyTexts = new KeyTexts();
   readonly #handlers = {
     onRead: (job: ServiceJob) => this.#onRead(job),
     onSent: (job: ServiceJob) => this.#free(job),
@@ -106,7 +108,11 @@ export class AsdService {
     server.handleControl(AsdOperation.scrub, scrubSchema, async ({ after, pagesMax }) => {
       return await store.scrub(after === null ? null : keyText(after), pagesMax);
     });
-    server.handleControl(AsdOperation.stats, z.object({}), async () => store.stats());
+    server.handleControl(AsdOperation.stats, z.object({}), async () => {
+      // A disk that does not even say that has failed, and its statistics tell that.
+      await store.lookForRoom().catch(() => undefined);
+      return store.stats();
+    });
   }
 
   /** Bits that every answer of a data operation carries. */
@@ -129,7 +135,7 @@ export class AsdService {
     const job = this.#jobs.pop() ?? new ServiceJob(this.#handlers);
     job.clear();
     try {
-      parseMultiGet(request.meta, job);
+      parseMultiGet(request.meta, job, this.#keyTexts);
       job.isBackground = request.priority !== 0;
       job.request = request;
       this.#store.reads.start(job);
@@ -200,25 +206,30 @@ class ServiceJob extends ReadJob {
 }
 
 /** As AsdMultiGet, without an object for each part. OVS_PROTOCOL in words. */
-function parseMultiGet(meta: Uint8Array, job: ReadJob): void {
-  const bad = (what: string): never => {
-    throw new StorageError("OVS_PROTOCOL", `multiGet: ${what}`);
-  };
+function parseMultiGet(meta: Uint8Array, job: ReadJob, texts: KeyTexts): void {
   const end = meta.byteLength;
-  if (end < 2) bad("no count");
-  const text = Buffer.from(meta.buffer, meta.byteOffset, end);
-  const count = text.readUInt16LE(0);
-  if (count === 0 || count > ASD_PARTS_MAX) bad(`${count} parts`);
+  if (end < 2) throw wrongMultiGet("no count");
+  const count = meta[0]! + 256 * meta[1]!;
+  if (count === 0 || count > ASD_PARTS_MAX) throw wrongMultiGet(`${count} parts`);
   let at = 2;
   for (let part = 0; part < count; part++) {
     const keyEnd = at < end ? at + 1 + meta[at]! : end;
-    if (keyEnd + 8 > end) bad("ends inside a part");
-    const pages = text.readUInt32LE(keyEnd + 4);
-    if (pages > ASD_READ_PAGES_MAX) bad(`${pages} pages`);
-    job.add(text.toString("latin1", at + 1, keyEnd), text.readUInt32LE(keyEnd), pages);
+    if (keyEnd + 8 > end) throw wrongMultiGet("ends inside a part");
+    const pages = wordAt(meta, keyEnd + 4);
+    if (pages > ASD_READ_PAGES_MAX) throw wrongMultiGet(`${pages} pages`);
+    job.add(texts.at(meta, at + 1, keyEnd), wordAt(meta, keyEnd), pages);
     at = keyEnd + 8;
   }
-  if (at !== end) bad("bytes follow its end");
+  if (at !== end) throw wrongMultiGet("bytes follow its end");
+}
+
+function wrongMultiGet(what: string): StorageError {
+  return new StorageError("OVS_PROTOCOL", `multiGet: ${what}`);
+}
+
+function wordAt(bytes: Uint8Array, at: number): number {
+  const low = bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16);
+  return (low | (bytes[at + 3]! << 24)) >>> 0;
 }
 
 /** The request with its pages cut out of the payload. */

@@ -198,6 +198,7 @@ export class AsdStore {
     }
   }
 
+  /** Why the disk was given up (OVS_DISK_FAILED); null while it works. */
   get failure(): StorageError | null {
     return this.#failure;
   }
@@ -207,6 +208,7 @@ export class AsdStore {
     return this.#isFileSystemFull || this.#usedBytes >= NEARLY_FULL * this.#storeBytesMax;
   }
 
+  /** True while recent reads or changes took much longer than a healthy disk needs. */
   get isSlow(): boolean {
     const since = this.#world.clock.nowMs() - this.reads.lastMs;
     return since < SLOW_MEMORY_MS && Math.max(this.reads.latencyMs, this.#applyLatencyMs) > SLOW_MS;
@@ -259,17 +261,25 @@ export class AsdStore {
         `the disk is full: ${this.#usedBytes} of ${this.#storeBytesMax} bytes are used`,
       );
     }
-    if (this.#world.clock.nowMs() - this.#spaceCheckedMs >= SPACE_CHECK_MS) {
-      this.#spaceCheckedMs = this.#world.clock.nowMs();
-      const { freeBytes } = await this.#world.disk.files.space(this.#options.path);
-      this.#isFileSystemFull = freeBytes < Math.max(8 * MIB, this.#reserveBytes / 4);
-    }
+    await this.lookForRoom();
     if (this.#isFileSystemFull) {
       throw new StorageError(
         "OVS_FULL",
         "the file system is full: what is left is kept for the index",
       );
     }
+  }
+
+  /**
+   * Looks how much room the file system has, once a second at most. Also for those who only ask: a
+   * disk that is called full gets no puts, at which it would notice that it is not any more.
+   */
+  async lookForRoom(): Promise<void> {
+    const { clock, disk } = this.#world;
+    if (clock.nowMs() - this.#spaceCheckedMs < SPACE_CHECK_MS) return;
+    this.#spaceCheckedMs = clock.nowMs();
+    const { freeBytes } = await disk.files.space(this.#options.path);
+    this.#isFileSystemFull = freeBytes < Math.max(8 * MIB, this.#reserveBytes / 4);
   }
 
   /** Writes all values that need pages; gives entries whose pages nobody else knows. */
@@ -339,6 +349,7 @@ export class AsdStore {
     });
   }
 
+  /** Whether each key has a value, damaged or not, in the order of the keys. */
   async exists(keys: readonly string[]): Promise<boolean[]> {
     this.#checkOpen();
     return (await this.#index.places(keys)).map((place) => place !== null);
@@ -403,6 +414,7 @@ export class AsdStore {
     });
   }
 
+  /** Identity, room, state and counters since the start. */
   stats(): AsdStats {
     const usedBytes = this.#usedBytes;
     return {

@@ -33,28 +33,34 @@ export class Attempt {
     this.places = places;
   }
 
+  /** Fragments that are stored. */
   get acked(): number {
     return this.#acked.size;
   }
 
+  /** True when fragment f is stored at its place. */
   isAcked(f: number): boolean {
     return this.#acked.has(f);
   }
 
+  /** Fragment f is durable at its place. */
   ack(f: number): void {
     assert(!this.#acked.has(f), "a fragment is stored once");
     this.#acked.add(f);
   }
 
+  /** The put of fragment f to an OSD failed; it may have been done all the same. */
   fail(osd: number, f: number, error: StorageError): void {
     this.failed.set(osd, error);
     this.#strays.push({ osd, f });
   }
 
+  /** The name of fragment f under this attempt's object id. */
   name(f: number): FragmentName {
     return { objectId: this.objectId, chunk: 0, fragment: f, version: FIRST_VERSION };
   }
 
+  /** The key of the garbage mark of fragment f (P-C6). */
   mark(f: number): Uint8Array {
     return markKey(this.namespaceId, this.epoch, this.name(f));
   }

@@ -239,6 +239,7 @@ export class BackendClient implements ObjectStore {
     this.#core.manifests.clear();
   }
 
+  /** What this client sees of topology, OSDs and proxies, and its counters. */
   status(): BackendStatus {
     const { topology, pool, counters, pieces } = this.#core;
     return {

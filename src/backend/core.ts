@@ -75,6 +75,7 @@ export class BackendCore {
     }
   }
 
+  /** Stops following the topology and closes the connections to the OSDs. */
   async stop(): Promise<void> {
     this.topology.stop();
     await this.pool.stop();

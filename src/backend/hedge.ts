@@ -40,6 +40,7 @@ export class Hedge {
     return seen !== undefined && nowMs < seen.avoidUntilMs;
   }
 
+  /** An OSD has answered after `tookMs`: it is not avoided any more, and the delay follows. */
   answered(osd: number, tookMs: number): void {
     const error = tookMs - this.#meanMs;
     this.#meanMs += error / 16;

@@ -114,10 +114,12 @@ export class Maintenance {
     };
   }
 
+  /** A copy of the counters. */
   get status(): MaintenanceStatus {
     return { ...this.#status };
   }
 
+  /** Begins to try for the lease, and to work while it holds it. */
   start(): void {
     this.#schedule(this.#options.tickMs);
   }

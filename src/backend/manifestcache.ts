@@ -51,6 +51,7 @@ export class ManifestCache {
     this.#half = Math.floor(entriesMax / 2);
   }
 
+  /** Manifests in memory; one in both generations counts as two. */
   get entries(): number {
     return this.#young.size + this.#old.size;
   }
@@ -90,11 +91,13 @@ export class ManifestCache {
     }
   }
 
+  /** The next read of the object asks the registry. */
   forget(namespace: string, name: string): void {
     this.#young.delete(namespace, name);
     this.#old.delete(namespace, name);
   }
 
+  /** Forgets all; readings that are under way still come in. */
   clear(): void {
     this.#young = new Generation();
     this.#old = new Generation();

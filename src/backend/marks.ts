@@ -58,6 +58,7 @@ export class LateDeletes {
     await Promise.all(this.#running);
   }
 
+  /** Sends what is left and waits for it; later ones wait for a `flush` or a ride. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#timer?.cancel();

@@ -54,6 +54,7 @@ export class OsdReads {
   /** Where the pages of all parts go, in order. */
   readonly into = new SegmentList(16);
 
+  /** Empties it for its next use; its memory is kept. */
   clear(): void {
     this.count = 0;
     this.pagesTotal = 0;
@@ -139,6 +140,7 @@ export interface Osd {
   range(first: Uint8Array, end: Uint8Array, limit: number, options: CallOptions): Promise<KeyPage>;
   /** Values of at most 4 KiB; null where there is none. At most 256 keys. */
   getSmall(keys: readonly Uint8Array[], options: CallOptions): Promise<Array<Uint8Array | null>>;
+  /** Ends the connection; what is in flight fails. Idempotent. */
   close(): Promise<void>;
 }
 

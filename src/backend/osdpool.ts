@@ -38,6 +38,7 @@ export class OsdPool {
     this.#follow();
   }
 
+  /** Closes all OSDs, and waits for those that were leaving. */
   async stop(): Promise<void> {
     this.#stopped = true;
     for (const member of this.#members.values()) this.#close(member);

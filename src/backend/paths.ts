@@ -32,18 +32,29 @@ export const TRASH_PREFIX = "/trash/";
 const NAMESPACE = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 const OBJECT = /^[a-z0-9][a-z0-9./_-]*$/;
 
+/** Key of an OSD's record. */
 export const osdPath = (id: number): string => `${OSD_PREFIX}${id.toString(16).padStart(8, "0")}`;
+/** Key of a preset. */
 export const presetPath = (name: string): string => `${PRESET_PREFIX}${name}`;
+/** What all keys of a namespace begin with, those of /width and /trash aside. */
 export const namespacePrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/`;
+/** Key of the NamespaceRecord: the namespace exists while it does. */
 export const infoPath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/info`;
+/** Key of the lowest owner epoch that may change the namespace (P-C5). */
 export const fencePath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/fence`;
+/** Key of the lowest upload epoch whose commits are valid (P-C6). */
 export const gcPath = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/gc`;
+/** What the keys of a namespace's manifests begin with. */
 export const objectsPrefix = (namespace: string): string => `${NAMESPACES_PREFIX}${namespace}/o/`;
+/** Key of an object's manifest. */
 export const objectPath = (namespace: string, name: string): string =>
   `${NAMESPACES_PREFIX}${namespace}/o/${name}`;
+/** What the keys of a namespace's objects that may lack width begin with. */
 export const widthPrefix = (namespace: string): string => `${WIDTH_PREFIX}${namespace}/`;
+/** Key that says that an object may lack width (P-A10). */
 export const widthPath = (namespace: string, name: string): string =>
   `${WIDTH_PREFIX}${namespace}/${name}`;
+/** What the keys of a namespace's manifests that wait for removal begin with. */
 export const trashPrefix = (namespace: string): string => `${TRASH_PREFIX}${namespace}/`;
 /** `tag` tells several of one object apart. */
 export const trashPath = (namespace: string, objectId: Uint8Array, tag: string): string =>

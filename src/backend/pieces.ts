@@ -59,6 +59,9 @@ export class PieceCall {
   failed: FailedPiece[] = [];
   done: ((failed: FailedPiece[]) => void) | null = null;
 
+  /**
+   * Notes a piece that was not read: `pages` from `page` on of a fragment, for the arena at `into`.
+   */
   fail(
     view: ObjectView,
     fragment: number,
@@ -148,6 +151,7 @@ export class PieceReader implements OsdReadHandler {
     this.#hedge = hedge;
   }
 
+  /** A call to `add` pieces to; it must be sent. */
   begin(options: { timeoutMs: number; priority: Priority; patient: boolean }): PieceCall {
     const call = this.#freeCalls.pop() ?? new PieceCall();
     call.nowMs = this.#clock.nowMs();

@@ -228,6 +228,7 @@ export class ProxyDaemon {
     return this.#addresses;
   }
 
+  /** State, view of the OSDs, maintenance and counters since the start. */
   status(): ProxyStatus {
     const { topology, pool, counters, pieces } = this.#core;
     return {

@@ -76,19 +76,23 @@ export class ProxyClients {
     }));
   }
 
+  /** Begins to connect to all proxies. */
   start(): void {
     for (const { client } of this.#proxies) client.start();
   }
 
+  /** Closes the connections; calls in flight fail with OVS_CLOSED. */
   async stop(): Promise<void> {
     this.#stopped = true;
     await Promise.all(this.#proxies.map(({ client }) => client.close()));
   }
 
+  /** True while at least one proxy can be asked. */
   get connected(): boolean {
     return this.#proxies.some(({ client }) => client.connected);
   }
 
+  /** Each proxy with its connection's state, and why it is down. */
   status(): Array<{ address: Address; connected: boolean; reason: string }> {
     return this.#proxies.map(({ client }) => {
       return { address: client.address, connected: client.connected, reason: client.downReason };
@@ -197,14 +201,20 @@ export class ProxyClients {
     }
   }
 
+  /** Has a proxy verify the backend, and repair if asked; OVS_UNAVAILABLE when there is none. */
   async verify(options: VerifyOptions, timeoutMs: number): Promise<VerifyReport> {
     return await this.#control(ProxyOperation.verify, options, verifyReportSchema, timeoutMs);
   }
 
+  /**
+   * Has a proxy look for repairs now; resolves with its counters. OVS_UNAVAILABLE when there is
+   * none.
+   */
   async repair(timeoutMs: number): Promise<ProxyStatus["maintenance"]> {
     return await this.#control(ProxyOperation.repair, {}, maintenanceSchema, timeoutMs);
   }
 
+  /** What each connected proxy says of itself; those that do not answer are left out. */
   async statuses(timeoutMs: number): Promise<ProxyStatus[]> {
     const asked = this.#proxies
       .filter(({ client }) => client.connected)

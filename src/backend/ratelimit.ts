@@ -10,6 +10,7 @@ export interface RateOptions {
   bytesPerSecond: number;
   /** While clients are being served. */
   bytesPerSecondBusy: number;
+  /** True while clients are being served. */
   isBusy: () => boolean;
 }
 

@@ -43,6 +43,7 @@ export interface RepairHost {
   readonly putTimeoutMs: number;
   /** An OSD without connection for longer counts as lost. */
   readonly lostAfterMs: number;
+  /** True once work is to end at its next step. */
   isStopping(): boolean;
 }
 

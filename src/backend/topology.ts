@@ -55,10 +55,12 @@ export class BackendTopology {
     return this.#world.clock.nowMs() - this.#readAtMs;
   }
 
+  /** False when the view is too old to place fragments by (P-C5). */
   get fresh(): boolean {
     return this.ageMs <= VIEW_AGE_MAX_MS;
   }
 
+  /** A preset by its name; null when there is none. */
   preset(name: string): Preset | null {
     return this.#presets.get(name) ?? null;
   }
@@ -74,6 +76,7 @@ export class BackendTopology {
     this.#schedule(REFRESH_MS);
   }
 
+  /** Ends watches and timer; the view stays as it is. */
   stop(): void {
     this.#stopped = true;
     this.#timer?.cancel();

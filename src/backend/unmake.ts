@@ -21,6 +21,7 @@ const NAMESPACES_PER_PASS = 100;
 export interface UnmakeHost {
   readonly world: Pick<World, "log">;
   readonly registry: Registry;
+  /** True once work is to end at its next step. */
   isStopping(): boolean;
 }
 

@@ -98,6 +98,7 @@ export interface UploadHost {
   /** Longest wait for one OSD. */
   readonly putTimeoutMs: number;
   readonly counters: UploadCounters;
+  /** True once uploads are to end instead of trying again. */
   isStopping(): boolean;
 }
 

@@ -16,10 +16,15 @@ export class Semaphore {
     this.#waitersMax = waitersMax;
   }
 
+  /** Callers of `acquire` that stand in line. */
   get waiting(): number {
     return this.#waiters.length;
   }
 
+  /**
+   * Takes a permit, in order of the calls; give it back by `release`. OVS_BUSY when the line is
+   * full.
+   */
   async acquire(): Promise<void> {
     if (this.#free > 0) {
       this.#free--;
@@ -31,6 +36,7 @@ export class Semaphore {
     await new Promise<void>((resolve) => this.#waiters.push(resolve));
   }
 
+  /** Gives a permit back: to who waits longest, if anybody does. */
   release(): void {
     const next = this.#waiters.shift();
     if (next) next();
@@ -51,7 +57,9 @@ export class Semaphore {
 /** A promise and the two functions that settle it. */
 export interface Deferred<T> {
   readonly promise: Promise<T>;
+  /** Settles the promise; only the first call of the two counts. */
   resolve(value: T): void;
+  /** Makes the promise reject with `error`. */
   reject(error: unknown): void;
 }
 

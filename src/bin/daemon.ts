@@ -5,7 +5,9 @@ import { messageOf, StorageError } from "../base/errors.js";
 
 /** What `runDaemon` runs: `start` resolves when it serves, `stop` when it has ended. */
 export interface Daemon {
+  /** Resolves when it serves; a rejection is told to the supervisor. */
   start(): Promise<void>;
+  /** A clean end. */
   stop(): Promise<void>;
 }
 

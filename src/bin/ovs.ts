@@ -61,8 +61,8 @@ async function commandLine(args: string[]): Promise<number> {
       return await withWorld((world) => callOperation(world, resolve(data), operation, input));
     },
     up: async (options) => await (await import("./up.js")).upMain(options),
-    inspect: async (file, json) =>
-      await (await import("./inspect.js")).inspectMain(file, json, print),
+    inspect: async (file, { data, json }) =>
+      await (await import("./inspect.js")).inspectMain(resolve(data, file), json, print),
     print,
   };
   try {

@@ -57,8 +57,11 @@ export interface KvAddon {
     limit: number,
     done: KvDone,
   ): ArrayBuffer | undefined;
+  /** Number of a new snapshot, never 0: that one is the present. */
   snapshot(store: number): number;
+  /** Ends a snapshot; reads of it that are in flight still end well. */
   release(store: number, snapshot: number): void;
+  /** Makes a consistent copy by hard links in the folder `path`, which must not exist. */
   checkpoint(store: number, path: string, done: KvDone): undefined;
   /** Answer: three doubles: bytes on disk, bytes in memory, estimated keys. */
   stats(store: number, done: KvDone): undefined;

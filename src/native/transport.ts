@@ -137,14 +137,17 @@ export class TransportSession implements Transport {
     return this.#addon.listenUnix(this.#session, path);
   }
 
+  /** Id of a listener, or -errno; port 0 takes any free one. */
   listenTcp(ip: string, port: number): number {
     return this.#addon.listenTcp(this.#session, ip, port);
   }
 
+  /** The real port of a listener on TCP. */
   listenerPort(listener: number): number {
     return this.#addon.listenerPort(this.#session, listener);
   }
 
+  /** Accepts no more, and removes the socket's file if it is still ours. Idempotent. */
   closeListener(listener: number): void {
     this.#addon.closeListener(this.#session, listener);
   }
@@ -154,6 +157,7 @@ export class TransportSession implements Transport {
     return this.#addon.connectUnix(this.#session, path);
   }
 
+  /** Id of a connection that is being made, or -errno. */
   connectTcp(ip: string, port: number): number {
     return this.#addon.connectTcp(this.#session, ip, port);
   }
@@ -212,6 +216,10 @@ export class TransportSession implements Transport {
     return metaBytes + payloadBytes;
   }
 
+  /**
+   * Stages where the payload of the answer to `requestId` goes. Copies the list; borrows the memory
+   * until the answer, `forget` or the connection's end.
+   */
   stageExpect(connection: number, requestId: number, into: Segments): void {
     const log = this.#log;
     const at = this.#words;
@@ -225,6 +233,7 @@ export class TransportSession implements Transport {
     this.#stageSegments(into);
   }
 
+  /** Stages the return of a received payload to the pool. */
   stageRelease(payload: number): void {
     const at = this.#words;
     this.#log[at] = LogKind.Release;
@@ -232,6 +241,7 @@ export class TransportSession implements Transport {
     this.#words = at + 2;
   }
 
+  /** Stages that the socket is read, or is not any more. */
   stageReading(connection: number, on: boolean): void {
     const at = this.#words;
     this.#log[at] = LogKind.Reading;
@@ -275,6 +285,7 @@ export class TransportSession implements Transport {
     this.#addon.close(this.#session, connection);
   }
 
+  /** Bytes of the pool that no received payload holds. */
   get poolFreeBytes(): number {
     return this.#addon.poolFreeBytes(this.#session);
   }

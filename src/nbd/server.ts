@@ -152,6 +152,7 @@ export class NbdServer {
     timer.cancel();
   }
 
+  /** Sums since the start, and what is free and open now; zeroes once it is closed. */
   counters(): NbdCounters {
     const raw = new Float64Array(8);
     if (!this.#closed) this.#native.counters(raw);

@@ -70,6 +70,7 @@ export interface Requests {
 }
 
 export interface BlockTarget {
+  /** Size of the vDisk; after a change tell the server by `resize`. */
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   /**

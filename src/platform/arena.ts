@@ -43,6 +43,7 @@ export class Arena {
     return offset;
   }
 
+  /** Bytes that no region has. */
   get freeBytes(): number {
     return this.buffer.byteLength - this.#used;
   }
@@ -72,10 +73,12 @@ export class ArenaPool {
     this.#runs = [{ offset, bytes }];
   }
 
+  /** Bytes that are not taken, in runs that may be shorter. */
   get freeBytes(): number {
     return this.#freeBytes;
   }
 
+  /** Callers of `take` that wait for a run. */
   get waiting(): number {
     return this.#waiters.length;
   }

@@ -3,6 +3,8 @@
 // synchronous (small); the rest runs on the addon's worker pool when it is large and inline when it
 // is small. Memory is borrowed until the promise settles.
 
+import type { Segments } from "./network.js";
+
 /**
  * How an object's bytes lie in its fragments: stripes of k units; unit i of a stripe belongs to
  * data fragment i.
@@ -30,6 +32,8 @@ export interface Codec {
     expected: Uint32Array,
     expectedIndex: number,
   ): number;
+  /** As crc32cVerify, of pieces of whole clusters, one after the other, in one call. */
+  crc32cVerifyPieces(pieces: Segments, expected: Uint32Array, expectedIndex: number): number;
 
   /**
    * Encodes an object that lies at `data`, contiguous, into m parity fragments at `parity` (each

@@ -40,8 +40,11 @@ export interface FileStat {
 
 /** The part that is for control: paths, promises, objects. Paths are absolute. */
 export interface Files {
+  /** Makes the folder and those above it (0700); fine when it is there. Durable on return. */
   makeFolder(path: string): Promise<void>;
+  /** The names in a folder, sorted, without `.` and `..`. */
   list(path: string): Promise<string[]>;
+  /** Null when there is nothing. */
   stat(path: string): Promise<FileStat | null>;
   /** Removes a file, or a folder with all in it; missing is fine. */
   remove(path: string): Promise<void>;
@@ -86,6 +89,7 @@ export interface Disk {
 
   // Staged operations. All borrow their arena range until the completion. They throw OVS_BUSY when
   // DISK_DEPTH_MAX are in flight; bad places, lengths or alignment are assertions.
+  /** Reads into the arena; the result is short where the file ends. */
   read(
     handler: HandlerId,
     tag: number,
@@ -106,6 +110,7 @@ export interface Disk {
     arena: number,
     bytes: number,
   ): void;
+  /** Writes from the arena; durable only after a sync. */
   write(
     handler: HandlerId,
     tag: number,
@@ -149,11 +154,17 @@ export interface Disk {
 
   // The same with promises, for control paths. Reject with OVS_FULL when there is no
   // room, else with OVS_DISK_FAILED; both name path and errno. At most 512 run, the others wait.
+  /** As read: resolves with the bytes read, fewer where the file ends. */
   readAsync(file: FileId, offset: number, arena: number, bytes: number): Promise<number>;
+  /** As write. */
   writeAsync(file: FileId, offset: number, arena: number, bytes: number): Promise<void>;
+  /** As sync. */
   syncAsync(file: FileId): Promise<void>;
+  /** As allocate. */
   allocateAsync(file: FileId, offset: number, bytes: number): Promise<void>;
+  /** As punch. */
   punchAsync(file: FileId, offset: number, bytes: number): Promise<void>;
+  /** As truncate. */
   truncateAsync(file: FileId, bytes: number): Promise<void>;
 
   /** Waits for what is in flight, closes all files. */

@@ -66,6 +66,7 @@ export class FramedNetwork implements Network {
   /** Tokens of frames that are sent, whose callbacks have not run yet. */
   readonly #told: number[] = [];
   #toldNext = 0;
+  #toldCount = 0;
   #isHandedOver = false;
   #stopped = false;
   #stopping: Promise<void> | null = null;
@@ -244,14 +245,14 @@ export class FramedNetwork implements Network {
     const { done, doneMax } = this.#session;
     for (let count = doneMax; count === doneMax; ) {
       count = this.#session.apply(flush);
-      for (let i = 0; i < count; i++) this.#told.push(done[i]!);
+      for (let i = 0; i < count; i++) this.#told[this.#toldCount++] = done[i]!;
     }
   }
 
   /** Runs the callbacks of sent frames; they may stage more, which leaves in the next round. */
   #tell(): void {
-    while (this.#toldNext < this.#told.length) this.#sent(this.#told[this.#toldNext++]!);
-    this.#told.length = 0;
+    while (this.#toldNext < this.#toldCount) this.#sent(this.#told[this.#toldNext++]!);
+    this.#toldCount = 0;
     this.#toldNext = 0;
   }
 

@@ -7,12 +7,17 @@
 import type { StorageError } from "../base/errors.js";
 
 export interface KvBatch {
+  /** Adds a key or replaces its value. Copies both. */
   put(key: Uint8Array, value: Uint8Array): void;
+  /** Deletes a key; fine when it is not there. Copies it. */
   delete(key: Uint8Array): void;
   /** Deletes keys in [first, end). */
   deleteRange(first: Uint8Array, end: Uint8Array): void;
+  /** Changes in the batch; a range counts as one. */
   readonly count: number;
+  /** Bytes of the packed batch, its header included. */
   readonly bytes: number;
+  /** Empties the batch, for its next use. */
   clear(): void;
 }
 
@@ -32,26 +37,33 @@ export interface KvEntry {
 }
 
 export interface KvReader {
+  /** The value of a key; null when it is not there. */
   get(key: Uint8Array): Promise<Uint8Array | null>;
+  /** The values of many keys in their order; null for those that are not there. */
   getMany(keys: ReadonlyArray<Uint8Array>): Promise<Array<Uint8Array | null>>;
   /** Up to `limit` entries in order; fewer than `limit` means the range is at its end. */
   range(range: KvRange): Promise<KvEntry[]>;
 }
 
 export interface KvSnapshot extends KvReader {
+  /** Ends the snapshot: reads of it after this are OVS_CLOSED. Idempotent. */
   release(): void;
 }
 
 export interface KvStore extends KvReader {
   /** Damage that a read or a write has met; the store must not be trusted any more. */
   readonly damage: StorageError | null;
+  /** A new, empty batch for `write`. */
   batch(): KvBatch;
   /** Applies the batch atomically. Writes are applied in the order of the calls. */
   write(batch: KvBatch, options: { sync: boolean }): Promise<void>;
+  /** The store as it is now, for reads of one moment. Release it: it holds old versions. */
   snapshot(): KvSnapshot;
   /** A consistent copy (hard links) in a new folder. */
   checkpoint(path: string): Promise<void>;
+  /** What the store occupies now, and about how many keys it has. */
   stats(): Promise<{ diskBytes: number; memoryBytes: number; keysEstimate: number }>;
+  /** Waits for what is in flight, ends the snapshots, closes. Idempotent. */
   close(): Promise<void>;
 }
 

@@ -54,6 +54,7 @@ export function makeSlotTable(slots: number): SlotTable {
 export interface NbdServerEngine {
   /** Adds or changes a target: requests are checked against this from now on. */
   setTarget(id: number, sizeBytes: number, readOnly: boolean, alive: boolean): void;
+  /** Forgets a target that has no connections any more. */
   forgetTarget(id: number): void;
   /** Takes `fd`. Answers the connection's number, 0 when there are too many connections. */
   adopt(fd: number, id: number, mode: ReplyMode, allocation: boolean, unread: Uint8Array): number;
@@ -67,6 +68,7 @@ export interface NbdServerEngine {
   connections(id: number): number;
   /** Requests, errors, bytes in, bytes out, waits, free slots, waiting, connections. */
   counters(into: Float64Array): void;
+  /** Ends all connections. Nothing may be called after it. */
   close(): void;
 }
 
@@ -76,9 +78,11 @@ export interface NbdListenerEngine {
   setExports(list: Array<string | number>): void;
   /** Each answers "" (listenTcp: the real port) or what went wrong in words. */
   listenUnix(path: string): string;
+  /** As listenUnix, but answers the real port. */
   listenTcp(host: string, port: number): number | string;
   /** A listening or a connected stream socket; takes it. */
   listenFd(fd: number): string;
+  /** Ends listening and negotiating. Nothing may be called after it. */
   close(): void;
 }
 

@@ -107,6 +107,7 @@ export interface Connection {
 export interface Listener {
   /** The address with the real port. */
   readonly address: Address;
+  /** Accepts no more; connections that were accepted stay. Idempotent. */
   close(): Promise<void>;
 }
 

@@ -37,6 +37,7 @@ export interface Engine {
   readonly table: SlotTable;
   /** Copies the `count` pieces (arena offset, bytes) of a slot that is being staged. */
   putPieces(slot: number, pieces: Uint32Array, count: number): void;
+  /** Takes the slots staged[0…count), once a turn. */
   submit(count: number): void;
   /** Frees what the engine holds; nothing is in flight any more. */
   close(): void;

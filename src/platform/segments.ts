@@ -17,6 +17,7 @@ export class SegmentList implements Segments {
     this.list = new Uint32Array(2 * capacity);
   }
 
+  /** Empties the list for its next use; its memory is kept. */
   clear(): this {
     this.count = 0;
     this.bytes = 0;

@@ -52,6 +52,7 @@ export class Turn {
     return this.#depth > 0 ? this.#serial : 0;
   }
 
+  /** Begins a turn, or one more level inside one. Each begin has its `end`. */
   begin(): void {
     if (this.#depth === 0) this.#serial++;
     this.#depth++;

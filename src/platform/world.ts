@@ -13,6 +13,7 @@ import type { Network } from "./network.js";
 import type { Turn } from "./turn.js";
 
 export interface Timer {
+  /** The work does not run any more; fine when it has. */
   cancel(): void;
 }
 

@@ -112,6 +112,7 @@ export class RegistryClient implements Registry {
     });
   }
 
+  /** True while a greeted connection to the registry is up. */
   get connected(): boolean {
     return this.#rpc.connected;
   }

@@ -152,6 +152,7 @@ export class EmbeddedRegistry implements Registry {
     return this.#revision;
   }
 
+  /** Size of the store and counts, for status. */
   async stats(): Promise<EmbeddedStats> {
     this.#checkUsable();
     return {

@@ -42,6 +42,7 @@ export class EtcdWatch {
     return this.#created.promise;
   }
 
+  /** As Watch.cancel. */
   cancel(): void {
     if (this.#isOver) return;
     this.#isOver = true;

@@ -238,7 +238,9 @@ export function entryOf(kv: EtcdKeyValue): RegistryEntry {
 /** How a method is called: its path, and the way of its messages to bytes and back. */
 export interface EtcdMethod<Request, Response> {
   path: string;
+  /** The request as protobuf bytes. */
   serialize: (request: Request) => Buffer;
+  /** The response from protobuf bytes. */
   deserialize: (bytes: Buffer) => Response;
 }
 

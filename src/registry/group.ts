@@ -66,6 +66,7 @@ export class Group {
     }
   }
 
+  /** Reads from the store what the transactions that were added look at; before `transact`. */
   async load(): Promise<void> {
     const keys = [...this.#missing];
     const values = await this.#store.getMany(keys.map(currentKey));

@@ -101,12 +101,15 @@ function readAll<T>(bytes: Uint8Array, what: string, read: (reader: Reader) => T
   return value;
 }
 
+/** A stored record; OVS_CORRUPT when it is none, as the two below. */
 export const readRecord = (bytes: Uint8Array): RegistryRecord =>
   readAll(bytes, "a registry record", readRegistryRecord);
 
+/** The registry's state as it is stored. */
 export const readState = (bytes: Uint8Array): { revision: number } =>
   readAll(bytes, "the registry's state", readRegistryState);
 
+/** A lease as it is stored. */
 export const readLease = (bytes: Uint8Array): { ttlSeconds: number } =>
   readAll(bytes, "a registry lease", readRegistryLease);
 

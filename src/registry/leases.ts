@@ -50,10 +50,12 @@ export class LeaseTable {
     this.#onStall = onStall;
   }
 
+  /** Leases that are living or ending. */
   get size(): number {
     return this.#leases.size;
   }
 
+  /** True for a lease that is living or ending. */
   has(id: bigint): boolean {
     return this.#leases.has(id);
   }
@@ -70,6 +72,7 @@ export class LeaseTable {
     return this.#leases.get(id) ?? null;
   }
 
+  /** Adds a lease whose time begins now. */
   add(id: bigint, ttlSeconds: number): Lease {
     assert(id > 0n && !this.#leases.has(id), "a lease is new");
     const deadlineMs = this.#clock.nowMs() + ttlSeconds * 1000;
@@ -87,20 +90,24 @@ export class LeaseTable {
     return lease.ttlSeconds;
   }
 
+  /** Forgets a lease whose end is written. */
   remove(id: bigint): void {
     assert(this.#leases.delete(id), "a lease is removed once");
   }
 
+  /** The key dies with the lease from now on. */
   attach(id: bigint, key: string): void {
     const lease = this.#leases.get(id);
     assert(lease !== undefined, "keys are attached to leases that are there");
     lease.keys.add(key);
   }
 
+  /** The key does not die with the lease any more; nothing happens where the lease is gone. */
   detach(id: bigint, key: string): void {
     this.#leases.get(id)?.keys.delete(key);
   }
 
+  /** Ends the timers: no lease expires after it. */
   stop(): void {
     this.#timer?.cancel();
     this.#timer = null;

@@ -177,6 +177,7 @@ export function eventOf({ kind, item }: RegistryChange): WatchEvent {
 export interface Packed {
   meta: Uint8Array | null;
   payload: Segments | null;
+  /** Gives the run back once the kernel has the message; null: there is none. */
   give: (() => void) | null;
 }
 

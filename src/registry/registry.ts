@@ -77,6 +77,7 @@ export interface WatchHandler {
 }
 
 export interface Watch {
+  /** No more calls of the handler, onEnd neither. Idempotent. */
   cancel(): void;
 }
 
@@ -101,11 +102,16 @@ export interface Registry {
    * ones may come before the promise settles.
    */
   watch(prefix: string, fromRevision: number, handler: WatchHandler): Promise<Watch>;
+  /**
+   * A new lease of `ttlSeconds` (whole, ≥ 2: else OVS_INVALID); the answer's time counts. It ends
+   * when it is not renewed, and its keys with it.
+   */
   leaseGrant(ttlSeconds: number): Promise<{ lease: string; ttlSeconds: number }>;
   /** Rejects with OVS_NOT_FOUND when the lease is gone. */
   leaseKeepAlive(lease: string): Promise<{ ttlSeconds: number }>;
   /** Ends the lease and deletes its keys in one revision; OVS_NOT_FOUND when it is gone. */
   leaseRevoke(lease: string): Promise<void>;
+  /** Ends all watches; calls that are in flight may end with OVS_CLOSED. Idempotent. */
   close(): Promise<void>;
 }
 

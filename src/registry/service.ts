@@ -135,6 +135,7 @@ export class RegistryDaemon {
     this.#lock = null;
   }
 
+  /** State, address, uuid, revision and connections, for logs and tests. */
   status(): RegistryStatus {
     return {
       state: this.#state,
@@ -153,6 +154,7 @@ export class RegistryDaemon {
     this.#uuid = await this.#identify();
     const options = { cacheBytes: CACHE_BYTES, writeBufferBytes: WRITE_BUFFER_BYTES };
     this.#store = await this.#world.kv.open(`${path}/kv`, { ...options, create: true });
+    await files.syncFolder(path); // The name `kv`.
     const freeBytes = async () => (await files.space(path)).freeBytes;
     this.#registry = await EmbeddedRegistry.open(this.#world, this.#store, {
       ...(quotaBytes === undefined ? {} : { quotaBytes }),

@@ -56,10 +56,12 @@ export class WatchHub {
     this.#newest = revision;
   }
 
+  /** Watches that have not ended. */
   get watchers(): number {
     return this.#watchers.size;
   }
 
+  /** Events of this revision and all before it are not known any more. */
   get compactedRevision(): number {
     return this.#compacted;
   }
@@ -78,6 +80,10 @@ export class WatchHub {
     for (const watcher of this.#watchers) if (watcher.live) tell(watcher, revision, events);
   }
 
+  /**
+   * Tells `handler` events of keys with `prefix` from `fromRevision` on, beginning with the past,
+   * soon. OVS_BUSY beyond WATCHES_MAX.
+   */
   watch(prefix: string, fromRevision: number, handler: WatchHandler): Watch {
     if (this.#watchers.size >= WATCHES_MAX) {
       throw new StorageError("OVS_BUSY", `more than ${WATCHES_MAX} watches`);

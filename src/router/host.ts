@@ -212,6 +212,7 @@ export class VolumeHost {
       const folder = shardFolder(this.#config, shard);
       await this.#world.disk.files.makeFolder(folder);
       const { kv, damages } = await this.#openMaps(`${folder}/map`);
+      await this.#world.disk.files.syncFolder(folder); // The name `map`.
       const options = {
         ...shardOptions(this.#config, shard),
         backendFreeShare: () => this.#backend.freeShare,

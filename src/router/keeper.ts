@@ -32,12 +32,18 @@ export type Opened = { kind: "serving"; vdisk: Vdisk } | { kind: "deleting" };
 
 /** The worker thread of one vDisk. All reject with StorageErrors. */
 export interface KeeperHost {
+  /**
+   * Recovers and serves it, or finds that its deletion was begun. `acceptLoss`: also without a
+   * journal that is lost.
+   */
   open(acceptLoss: boolean): Promise<Opened>;
   /** Gives up a vDisk that halted; resolves with corruptions that it had met. */
   close(): Promise<{ corruptions: number }>;
+  /** Resolves with the record of the larger vDisk, when it is served so. */
   grow(sizeBytes: number): Promise<Vdisk>;
   /** Deletes everything, the records last. Can be called again after a failure or a crash. */
   remove(): Promise<void>;
+  /** What the volume says of itself; rejects when it is not open. */
   info(): Promise<VdiskStatus>;
 }
 
@@ -76,10 +82,12 @@ export class VdiskKeeper {
     return this.#options.thread;
   }
 
+  /** The vDisk's records, as last read or changed by this router. */
   get vdisk(): Vdisk {
     return this.#vdisk;
   }
 
+  /** What becomes of it now; only in `serving` requests are answered. */
   get state(): KeeperState {
     return this.#state;
   }
@@ -139,6 +147,10 @@ export class VdiskKeeper {
     throw new StorageError("OVS_UNAVAILABLE", `${name} is not served (${why})`);
   }
 
+  /**
+   * What the volume says, or, while it is not served, what its records say and why. Never rejects
+   * for want of a volume.
+   */
   async status(): Promise<VdiskStatus> {
     if (this.#state === "serving") {
       try {

@@ -30,9 +30,13 @@ import {
 const VDISKS_PREFIX = "/vdisk/";
 const PAGE = 256;
 
+/** Key under which a vDisk's name leads to its id; names are taken by it. */
 export const nameKey = (name: string): string => `/vdisk-name/${name}`;
+/** Key of a vDisk's record. */
 export const recordKey = (id: string): string => `${VDISKS_PREFIX}${id}/record`;
+/** Key of a vDisk's owner record (P-C1). */
 export const ownerKey = (id: string): string => `${VDISKS_PREFIX}${id}/owner`;
+/** Key of a router's incarnation; the only one on its lease (P-C1). */
 export const aliveKey = (router: string): string => `/router/${router}/alive`;
 
 /** A vDisk's record, as it was read or written. Plain values: is posted between threads. */

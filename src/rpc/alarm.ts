@@ -31,6 +31,7 @@ export class Alarm {
     this.#timer = this.#clock.after(delayMs, () => this.#onTimer());
   }
 
+  /** Does not ring any more until it is set again. */
   cancel(): void {
     this.#timer?.cancel();
     this.#timer = null;

@@ -71,10 +71,12 @@ export class CallTable {
     this.#waiting = new Uint16Array(size);
   }
 
+  /** Slots that are not free, in whatever state. */
   get used(): number {
     return this.size - this.#freeCount;
   }
 
+  /** Calls in the line for a connection or for room. */
   get waiting(): number {
     return this.#waitingCount;
   }
@@ -98,6 +100,7 @@ export class CallTable {
     return state === CallState.Sent || state === CallState.Expired ? slot : -1;
   }
 
+  /** Frees a slot and forgets what it referred to; its request id is found no more. */
   give(slot: number): void {
     assert(this.state[slot] !== CallState.Free, "a used slot is given back");
     this.state[slot] = CallState.Free;

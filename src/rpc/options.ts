@@ -57,6 +57,7 @@ export interface RpcClientOptions {
    * connection.
    */
   handshake?: (call: EarlyCall) => Promise<void>;
+  /** After a connection was greeted and its handshake is done. */
   onUp?: () => void;
   /** After a connection that was up is lost. */
   onDown?: (reason: string) => void;

@@ -22,6 +22,7 @@ export class Promised implements AnswerHandler {
     for (let token = size - 1; token >= 0; token--) this.#free.push(token);
   }
 
+  /** A token whose `onAnswer` settles the promise; -1 when all are taken. */
   add(resolve: (answer: Answer) => void, reject: (error: unknown) => void): number {
     const token = this.#free.pop() ?? -1;
     if (token < 0) return -1;
@@ -30,6 +31,7 @@ export class Promised implements AnswerHandler {
     return token;
   }
 
+  /** Frees a token without settling its promise. */
   drop(token: number): void {
     this.#resolves[token] = null;
     this.#rejects[token] = null;

@@ -13,14 +13,18 @@ const NO_BYTES = new Uint8Array(0);
 
 /** What the server's core does for a request. */
 export interface RequestHost<S> {
+  /** Milliseconds of the clock, read once a turn. */
   now(): number;
+  /** Stages the reply; `request.sentByNetwork` runs when the kernel has it or nobody takes it. */
   send(
     request: RpcRequest<S>,
     frame: Frame,
     meta: Uint8Array | null,
     payload: Segments | null,
   ): void;
+  /** Gives a request's payload back to the arena. */
   release(payload: number): void;
+  /** Takes the object back: nobody holds it any more. */
   recycle(request: RpcRequest<S>): void;
 }
 
@@ -84,6 +88,7 @@ export class RpcRequest<S> {
     this.#handled = false;
   }
 
+  /** True once an answer was given, though the kernel may not have it yet. */
   get replied(): boolean {
     return this.#replied;
   }
@@ -125,6 +130,7 @@ export class RpcRequest<S> {
     this.replyStatus(STATUS_OF[error.code], encodeMessage(error.message), null, null);
   }
 
+  /** As `reply`, with any status of the wire; `meta` is then what that status carries. */
   replyStatus(
     status: number,
     meta: Uint8Array | null,

@@ -103,6 +103,7 @@ export class RpcServer<S> {
     assert(this.inFlightMax > 0 && this.#connectionsMax > 0, "limits are positive");
   }
 
+  /** Open connections, greeted or not. */
   get connections(): number {
     return this.#connections.size;
   }
@@ -112,6 +113,7 @@ export class RpcServer<S> {
     return this.#inWork;
   }
 
+  /** Who answers a hello. */
   get self(): Identity {
     return this.#self;
   }
@@ -183,18 +185,22 @@ export class RpcServer<S> {
 
   // Called by connections and requests.
 
+  /** As RequestHost.now. */
   now(): number {
     return this.#clock.nowMs();
   }
 
+  /** Gives a received payload back to the arena. */
   release(payload: number): void {
     this.#world.network.release(payload);
   }
 
+  /** Keeps a request object that nobody holds any more for the next request. */
   recycle(request: RpcRequest<S>): void {
     if (this.#pool.length < POOL_MAX) this.#pool.push(request);
   }
 
+  /** Stages the reply of a request on its connection; borrows the payload, copies `meta`. */
   send(
     request: RpcRequest<S>,
     frame: Frame,
@@ -204,12 +210,14 @@ export class RpcServer<S> {
     request.connection.raw.send(frame, meta, payload, request.sentByNetwork);
   }
 
+  /** The kernel has an answer. The last one lets a `stop` that waits go on. */
   requestEnded(): void {
     this.#inWork--;
     assert(this.#inWork >= 0, "requests end once");
     if (this.#stopping && this.#inWork === 0) this.#closeAll();
   }
 
+  /** Answers a hello and makes the session; a StorageError of either refuses the connection. */
   greet(
     connection: RpcConnection<S>,
     meta: Uint8Array,
@@ -220,6 +228,7 @@ export class RpcServer<S> {
     return { welcome: encodeControl(welcome), session, peer: hello.self };
   }
 
+  /** Hands a one-way frame over with its payload, which is released when nobody wants it. */
   notice(session: S, frame: ReceivedFrame): void {
     const onNotice = this.#options.onNotice;
     if (onNotice) onNotice(session, frame.operation, frame.meta, frame.payload, frame.payloadBytes);
@@ -241,6 +250,7 @@ export class RpcServer<S> {
     }
   }
 
+  /** Forgets a connection that was closed, and tells the owner of its session. */
   ended(connection: RpcConnection<S>, reason: string): void {
     this.#connections.delete(connection);
     if (connection.greeted) this.#options.onSessionEnd?.(connection.session, reason);
@@ -320,6 +330,7 @@ export class RpcConnection<S> implements ConnectionHandler {
     this.#frame = { kind: 1, operation: 0, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
   }
 
+  /** False once it is closed; what is sent then is dropped. */
   get open(): boolean {
     return this.raw.open;
   }
@@ -344,6 +355,7 @@ export class RpcConnection<S> implements ConnectionHandler {
     this.raw.send(this.#frame, meta, payload, onSent);
   }
 
+  /** Closes it at once; what is queued is dropped, lent payloads come back. */
   close(reason: string): void {
     this.raw.close(reason);
   }

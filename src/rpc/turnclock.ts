@@ -15,6 +15,7 @@ export class TurnClock {
     this.#turn = turn;
   }
 
+  /** Milliseconds as Clock.nowMs: inside a turn the same for all who ask. */
   nowMs(): number {
     const turn = this.#turn.current;
     if (turn !== 0 && turn === this.#readIn) return this.#nowMs;

@@ -15,6 +15,7 @@ export class JournalBudget {
     this.totalBytes = totalBytes;
   }
 
+  /** Bytes of files that were taken and not given back. */
   get usedBytes(): number {
     return this.#usedBytes;
   }
@@ -29,10 +30,12 @@ export class JournalBudget {
     this.#holders.add(spare);
   }
 
+  /** The holder is not asked any more. */
   removeHolder(spare: () => void): void {
     this.#holders.delete(spare);
   }
 
+  /** True when so many more bytes keep within the total. */
   has(bytes: number): boolean {
     return this.#usedBytes + bytes <= this.totalBytes;
   }
@@ -42,6 +45,7 @@ export class JournalBudget {
     this.#usedBytes += bytes;
   }
 
+  /** Gives bytes back, and tells everybody who waits for room. */
   give(bytes: number): void {
     this.#usedBytes -= bytes;
     assert(this.#usedBytes >= 0, "what is given was taken");

@@ -59,10 +59,12 @@ export class Checkpointer {
     });
   }
 
+  /** Resolves when none is being written. */
   async wait(): Promise<void> {
     await this.#running;
   }
 
+  /** Begins no more; one that is being written is left unfinished and has no effect. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#running;

@@ -54,10 +54,12 @@ export class Destager {
     this.#maintenance = new Maintenance(volume, this, this.#builder);
   }
 
+  /** What is done beside batches: reclaim and checkpoints. */
   get maintenance(): Maintenance {
     return this.#maintenance;
   }
 
+  /** True while batches or relocations are on their way. */
   get running(): boolean {
     return this.#running !== null;
   }
@@ -112,6 +114,7 @@ export class Destager {
     await this.#maintenance.stop();
   }
 
+  /** The volume is halted: what runs ends at its next step, and who waits gets OVS_CLOSED. */
   halt(): void {
     this.#stopping = true;
     this.#wake.resolve();
@@ -252,6 +255,10 @@ export class Destager {
     return true;
   }
 
+  /**
+   * Puts a SCO as an object. Borrows its memory. May be repeated after a failure: its name is its
+   * own.
+   */
   async putSco(sco: BuiltSco): Promise<true> {
     const { config, store, namespace } = this.#volume;
     const request: PutRequest = {
@@ -281,8 +288,9 @@ export class Destager {
     const { memory, world } = this.#volume.thread;
     if (memory.bytes === 0) return;
     const clusters = sco.entry.crcs.length;
+    const index = this.#volume.cacheBase + sco.entry.scoIndex;
     for (let i = 0; i < clusters; i++) {
-      memory.insert(sco.entry.scoId, sco.entry.scoIndex + i, sco.memory + i * CLUSTER_BYTES);
+      memory.insert(sco.entry.scoId, index + i, sco.memory + i * CLUSTER_BYTES);
       if (i % CACHE_SLICE === CACHE_SLICE - 1) await breathe(world.clock);
     }
   }

@@ -79,6 +79,7 @@ export class Layer {
     return this.#count;
   }
 
+  /** No record has come in. */
   get empty(): boolean {
     return this.lastSequence === 0;
   }
@@ -95,14 +96,17 @@ export class Layer {
     return -1;
   }
 
+  /** Where the bytes of the entry at a place are; LOCATION_ZERO: they are zeroes. */
   locationAt(place: number): number {
     return this.#location[place];
   }
 
+  /** CRC-32C of the cluster whose entry is at a place. */
   crcAt(place: number): number {
     return this.#crc[place];
   }
 
+  /** The newest bytes of a cluster are at `location` from here on, and have that CRC-32C. */
   set(cluster: number, location: number, crc: number): void {
     if (this.#count * 2 >= this.#capacity) this.#grow();
     this.version++;
@@ -209,6 +213,7 @@ export class DirtyMap {
   location = 0;
   crc = 0;
 
+  /** The layer that committed records enter. */
   get open(): Layer {
     return this.layers[this.layers.length - 1]!;
   }
@@ -218,6 +223,7 @@ export class DirtyMap {
     return this.layers.length > 1 ? this.layers[0]! : null;
   }
 
+  /** Batches that wait for destage or are in it. */
   get closedCount(): number {
     return this.layers.length - 1;
   }

@@ -71,6 +71,7 @@ export class DiskCache {
     }
   }
 
+  /** Size of the cache's file. */
   get bytes(): number {
     return this.#places.frames * CLUSTER_BYTES;
   }
@@ -83,6 +84,7 @@ export class DiskCache {
     return block;
   }
 
+  /** Forgets one cluster, whose copy turned out to be damaged. */
   forget(scoId: number, index: number): void {
     const block = this.#places.find(scoId, index);
     if (block >= 0) this.#places.leave(block);
@@ -105,11 +107,13 @@ export class DiskCache {
     if (!this.#writing) this.#write();
   }
 
+  /** Forgets everything that is in the file. */
   clear(): void {
     this.#places.clear();
     this.#filled = 0;
   }
 
+  /** Keeps nothing any more; closes the file after what is in flight on it. */
   async close(): Promise<void> {
     this.#failed = true;
     await this.#world.disk.close(this.file);

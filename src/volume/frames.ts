@@ -19,6 +19,7 @@ export class FramePool {
     for (let i = 0; i < frames; i++) this.#free[i] = this.#first + (frames - 1 - i) * CLUSTER_BYTES;
   }
 
+  /** Frames that can be taken. */
   get free(): number {
     return this.#count;
   }
@@ -29,6 +30,7 @@ export class FramePool {
     return this.#free[--this.#count];
   }
 
+  /** Gives a frame back that `take` gave. */
   give(frame: number): void {
     const index = (frame - this.#first) / CLUSTER_BYTES;
     assert(

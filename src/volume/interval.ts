@@ -13,15 +13,18 @@ export class IntervalSet {
   #ends = new Float64Array(CAPACITY_FIRST);
   #count = 0;
 
+  /** Intervals in the set, which have the indexes below it. */
   get count(): number {
     return this.#count;
   }
 
+  /** First number of the interval at an index. */
   first(index: number): number {
     assert(index < this.#count, "the interval exists");
     return this.#firsts[index];
   }
 
+  /** The number behind the interval at an index. */
   end(index: number): number {
     assert(index < this.#count, "the interval exists");
     return this.#ends[index];
@@ -39,6 +42,7 @@ export class IntervalSet {
     return low;
   }
 
+  /** True when an interval holds the number. */
   contains(value: number): boolean {
     if (this.#count === 0) return false;
     const index = this.search(value);
@@ -63,6 +67,7 @@ export class IntervalSet {
     this.#ends[from] = end;
   }
 
+  /** Empties the set; its memory is kept. */
   clear(): void {
     this.#count = 0;
   }

@@ -131,12 +131,14 @@ export class Journal {
     open.headerWritten = true;
   }
 
+  /** The segment that records are appended to; the journal must have been started. */
   get open(): Segment {
     const open = this.#used[this.#used.length - 1];
     assert(open !== undefined && !open.sealed, "the journal is started");
     return open;
   }
 
+  /** Segments in use, oldest first, the open one last. Borrowed: changes with the journal. */
   get segments(): readonly Segment[] {
     return this.#used;
   }
@@ -151,11 +153,21 @@ export class Journal {
 
   /** Half of what this journal may take is free, and no other one waits for room. */
   get hasHalf(): boolean {
-    const { segmentBytes, segmentsMax } = this.options;
-    const half = Math.min(segmentBytes * segmentsMax, this.#budget.totalBytes) / 2;
-    return this.usedBytes < half && this.obstacle === null && this.#budget.roomy;
+    return this.#isBelow(1 / 2);
   }
 
+  /** Less than a quarter is free, or another journal waits for room. */
+  get isCrowded(): boolean {
+    return !this.#isBelow(3 / 4);
+  }
+
+  #isBelow(share: number): boolean {
+    const { segmentBytes, segmentsMax } = this.options;
+    const limit = Math.min(segmentBytes * segmentsMax, this.#budget.totalBytes);
+    return this.usedBytes < limit * share && this.obstacle === null && this.#budget.roomy;
+  }
+
+  /** The segment in use that dirty map locations call by `slot`. */
   segmentAt(slot: number): Segment {
     const segment = this.#bySlot[slot];
     assert(segment !== null && segment !== undefined, "a location names a segment in use");
@@ -203,6 +215,7 @@ export class Journal {
     return this.#syncsPending > 0;
   }
 
+  /** True while a round of syncs runs; `onSynced` tells of its end. */
   get syncing(): boolean {
     return this.#syncsPending > 0;
   }

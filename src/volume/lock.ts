@@ -19,6 +19,7 @@ export class ClusterLocks {
     this.#holders = new Int32Array(max);
   }
 
+  /** Ranges that are locked. */
   get count(): number {
     return this.#count;
   }

@@ -89,6 +89,7 @@ export class Maintenance {
     }
   }
 
+  /** Ends a checkpoint that is being written, and begins no other. */
   async stop(): Promise<void> {
     await this.checkpointer.stop();
   }

@@ -94,18 +94,22 @@ export class PageCache {
     return this.#wanted.splice(0, this.#wanted.length);
   }
 
+  /** True when pages were asked for that nobody has begun to load. */
   get anyWanted(): boolean {
     return this.#wanted.length > 0;
   }
 
+  /** Number of the volume whose page is in a frame. */
   ownerOf(frame: number): number {
     return Math.floor(this.#keys[frame] / PAGES_PER_OWNER);
   }
 
+  /** Index of the page in a frame, within its volume's map. */
   pageOf(frame: number): number {
     return this.#keys[frame] % PAGES_PER_OWNER;
   }
 
+  /** The entries of a frame's page, for filling and changing. Valid while the page stays. */
   view(frame: number): PageView {
     return {
       words: this.words,

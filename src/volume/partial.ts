@@ -21,6 +21,10 @@ import type { Volume } from "./volume.js";
 export interface PartialEvents {
   /** The edges of the request are merged: it may go into a record. */
   merged(slot: number): void;
+  /**
+   * The old content could not be read, or the volume has failed: the request is over, its locks are
+   * free.
+   */
   failed(slot: number, error: ErrorKind): void;
   /** The request waited for a lock, and may be looked at again, before all others. */
   unlocked(slot: number): void;
@@ -80,6 +84,7 @@ export class PartialWrites {
     }
   }
 
+  /** The read of an edge's old content has ended; the last one of a request leads to its merge. */
   onRead(job: number, error: ErrorKind | null): void {
     const { slots, requests, reader } = this.#thread;
     const edge = this.#edges[job - requests.slots];

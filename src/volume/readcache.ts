@@ -51,6 +51,7 @@ export class PlaceIndex {
     return this.#idLow[frame] !== 0 || this.#idHigh[frame] !== 0;
   }
 
+  /** A free frame has the cluster (`scoId`, `index`) from now on. */
   enter(frame: number, scoId: number, index: number): void {
     assert(!this.taken(frame), "the frame is free");
     this.#idLow[frame] = scoId >>> 0;
@@ -61,6 +62,7 @@ export class PlaceIndex {
     this.#buckets[bucket] = frame;
   }
 
+  /** Frees a frame; fine when it is free. */
   leave(frame: number): void {
     if (!this.taken(frame)) return;
     const bucket = this.#bucketOf(this.#idLow[frame], this.#idHigh[frame], this.#index[frame]);
@@ -74,6 +76,7 @@ export class PlaceIndex {
     this.#idHigh[frame] = 0;
   }
 
+  /** Frees all frames. */
   clear(): void {
     this.#idLow.fill(0);
     this.#idHigh.fill(0);
@@ -111,6 +114,7 @@ export class MemoryCache {
     this.#fresh = frames;
   }
 
+  /** Memory of the cache, full or not. */
   get bytes(): number {
     return this.#places.frames * CLUSTER_BYTES;
   }
@@ -134,6 +138,7 @@ export class MemoryCache {
     return true;
   }
 
+  /** True when the cluster is here; neither a hit nor a use. */
   has(scoId: number, index: number): boolean {
     return this.#places.frames > 0 && this.#places.find(scoId, index) >= 0;
   }
@@ -153,6 +158,7 @@ export class MemoryCache {
     if (frame >= 0) this.#places.leave(frame);
   }
 
+  /** Forgets all clusters; hits and misses go on. */
   clear(): void {
     this.#places.clear();
     this.#used.fill(0);

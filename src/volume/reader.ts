@@ -3,13 +3,12 @@
 // request (job = slot) or the old content of a cluster that is written partly (jobs behind the
 // slots). Each cluster is looked up in this order, and the job is done when all have come:
 //
-//   dirty map ─► journal │ map page ─► zero │ memory cache │ disk cache │ backend, batched per turn
+//   dirty map ─► journal │ map page ─► zero │ memory cache │ disk cache │ backend, batched
 //
 // Every cluster is checked against the CRC that dirty map or map entry state, whatever it came
 // from, before the job is done; a wrong one is fetched again, elsewhere if possible, and never
 // served. Nothing but reads from the backend makes objects or promises.
 
-import type { ReadPart } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import type { ErrorKind } from "../base/errors.js";
 import { messageOf } from "../base/errors.js";
@@ -17,9 +16,9 @@ import { CLUSTER_BYTES } from "../base/units.js";
 import { SLOT_CLUSTERS_MAX } from "../nbd/target.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
+import { BackendReads } from "./backendreads.js";
 import { blockOf, Found, segmentSlotOf } from "./dirty.js";
 import type { DiskCache } from "./diskcache.js";
-import { scoName } from "./names.js";
 import { PAGE_ENTRIES, SCO_ZERO } from "./page.js";
 import type { PageCache } from "./pagecache.js";
 import type { MemoryCache } from "./readcache.js";
@@ -31,13 +30,8 @@ import { SlotQueue } from "./slots.js";
 export const INTERNAL_JOBS = 128;
 /** Disk reads in flight; jobs beyond wait. */
 const OPERATIONS_MAX = 2048;
-/** Parts of one call to the backend: replies of a call wait for its slowest part. */
-const PARTS_MAX = 16;
-/** Bytes from which on a call gets no more parts: big reads are answered one by one. */
-const CALL_BYTES = 256 * 1024;
 /** Clusters of a read that counts as a sequential one. */
 const LONG_CLUSTERS = 32;
-const BACKEND_TIMEOUT_MS = 15_000;
 const ATTEMPTS_MAX = 4;
 const RETRY_FIRST_MS = 20;
 const RETRY_LAST_MS = 1000;
@@ -88,7 +82,7 @@ export class Reader {
 
   readonly #starved: SlotQueue;
   #operations = 0;
-  readonly #batches: ReadSource[] = [];
+  readonly #backend: BackendReads;
 
   constructor(parts: ReaderParts) {
     const jobs = parts.slots + INTERNAL_JOBS;
@@ -118,10 +112,14 @@ export class Reader {
     this.#segments = new Array<Segment | null>(clusters).fill(null);
     this.#bytes = new Uint32Array(clusters);
     this.#starved = new SlotQueue(jobs);
+    this.#backend = new BackendReads(parts.world, this.#attempt, (job, failure) =>
+      this.#onBackend(job, failure),
+    );
     this.#handler = parts.world.disk.handler((tag, result) => this.#onDisk(tag, result));
     this.#zeroCrc = parts.world.codec.crc32cOf(new Uint8Array(CLUSTER_BYTES), 0);
   }
 
+  /** How often `takeInternal` may be called now. */
   get freeInternalJobs(): number {
     return this.#freeJobs.count;
   }
@@ -153,7 +151,7 @@ export class Reader {
   flush(): void {
     if (this.#starved.count > 0) this.#resumeStarved();
     if (this.#pages.anyWanted) this.#loadPages();
-    if (this.#batches.length > 0) this.#sendBatches();
+    this.#backend.flush();
   }
 
   #begin(source: ReadSource, job: number, first: number, count: number, base: number): void {
@@ -280,7 +278,7 @@ export class Reader {
     const at = this.#pages.entryAt(frame, cluster);
     const scoId = words[at] + words[at + 1] * TWO_32;
     if (scoId <= SCO_ZERO) return this.#zero(job, i);
-    const index = words[at + 2];
+    const index = source.cacheBase + words[at + 2];
     this.#note(job, i, scoId, index, words[at + 3]);
     const into = this.#base[job] + i * CLUSTER_BYTES;
     const place = job * SLOT_CLUSTERS_MAX + i;
@@ -307,9 +305,10 @@ export class Reader {
       const at = this.#pages.entryAt(frame, first + i + run);
       const scoId = words[at] + words[at + 1] * TWO_32;
       if (scoId <= SCO_ZERO || source.dirty.find(first + i + run) !== Found.None) break;
-      if (this.#memory.has(scoId, words[at + 2])) break;
-      if (cache.find(scoId, words[at + 2]) !== block + run) break;
-      this.#note(job, i + run, scoId, words[at + 2], words[at + 3]);
+      const index = source.cacheBase + words[at + 2];
+      if (this.#memory.has(scoId, index)) break;
+      if (cache.find(scoId, index) !== block + run) break;
+      this.#note(job, i + run, scoId, index, words[at + 3]);
       this.#from[place + run] = Source.Disk;
     }
     this.#readDisk(job, i, run, cache.file, block);
@@ -323,6 +322,7 @@ export class Reader {
     return Math.min(this.#count[job], pageEnd - first);
   }
 
+  /** `index`: in the read caches, that is from the namespace's base on. */
   #note(job: number, i: number, scoId: number, index: number, crc: number): void {
     const place = job * SLOT_CLUSTERS_MAX + i;
     this.#scoIds[place] = scoId;
@@ -342,26 +342,19 @@ export class Reader {
     let run = 1;
     for (; i + run < most; run++) {
       const at = this.#pages.entryAt(frame, first + i + run);
-      if (words[at] + words[at + 1] * TWO_32 !== scoId || words[at + 2] !== index + run) break;
+      if (words[at] + words[at + 1] * TWO_32 !== scoId) break;
+      if (source.cacheBase + words[at + 2] !== index + run) break;
       if (source.dirty.find(first + i + run) !== Found.None || this.#cached(scoId, index + run))
         break;
       this.#note(job, i + run, scoId, index + run, words[at + 3]);
       this.#from[place + run] = Source.Backend;
     }
     this.#pending[job]++;
-    const part: ReadPart = {
-      name: scoName(scoId),
-      offset: index * CLUSTER_BYTES,
+    this.#backend.add(source, job, scoId, {
+      offset: (index - source.cacheBase) * CLUSTER_BYTES,
       bytes: run * CLUSTER_BYTES,
       into: this.#base[job] + i * CLUSTER_BYTES,
-    };
-    if (source.readBatch === null) {
-      source.readBatch = { parts: [], jobs: [] };
-      this.#batches.push(source);
-      this.#world.turn.request();
-    }
-    source.readBatch.parts.push(part);
-    source.readBatch.jobs.push(job);
+    });
     return run;
   }
 
@@ -372,48 +365,9 @@ export class Reader {
     );
   }
 
-  #sendBatches(): void {
-    for (const source of this.#batches.splice(0, this.#batches.length)) {
-      const batch = source.readBatch!;
-      source.readBatch = null;
-      for (let from = 0; from < batch.parts.length; ) {
-        // What failed before goes alone, so that it cannot fail others again.
-        let to = from + 1;
-        const alone = this.#attempt[batch.jobs[from]!]! > 0;
-        let bytes = batch.parts[from]!.bytes;
-        while (
-          !alone &&
-          to < batch.parts.length &&
-          to - from < PARTS_MAX &&
-          bytes < CALL_BYTES &&
-          this.#attempt[batch.jobs[to]!] === 0
-        )
-          bytes += batch.parts[to++]!.bytes;
-        const call = this.#callBackend(
-          source,
-          batch.parts.slice(from, to),
-          batch.jobs.slice(from, to),
-        );
-        source.backendReads.add(call);
-        void call.finally(() => source.backendReads.delete(call));
-        from = to;
-      }
-    }
-  }
-
-  async #callBackend(source: ReadSource, parts: ReadPart[], jobs: number[]): Promise<void> {
-    let failure: Failure = Failure.None;
-    try {
-      await source.store.read(source.namespace, parts, BACKEND_TIMEOUT_MS);
-    } catch (error) {
-      failure = failureOf(error);
-    }
-    this.#world.turn.begin();
-    for (const job of jobs) {
-      if (failure !== Failure.None) this.#failure[job] = failure;
-      this.#partDone(job);
-    }
-    this.#world.turn.end();
+  #onBackend(job: number, failure: Failure): void {
+    if (failure !== Failure.None) this.#failure[job] = failure;
+    this.#partDone(job);
   }
 
   #loadPages(): void {
@@ -456,6 +410,7 @@ export class Reader {
     this.#sources.set(source.owner, source);
   }
 
+  /** Forgets a volume that has no reads left. */
   detach(source: ReadSource): void {
     this.#sources.delete(source.owner);
   }

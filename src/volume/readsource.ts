@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the reader needs of a volume, and the ways in which a read can fail.
 
-import type { ObjectStore, ReadPart } from "../backend/store.js";
 import type { ErrorKind } from "../base/errors.js";
 import { StorageError } from "../base/errors.js";
+import type { BatchSource } from "./backendreads.js";
 import type { DirtyMap } from "./dirty.js";
 import type { Journal } from "./journal.js";
 import type { VolumeMap } from "./map.js";
 
 /** What a volume shows to the reader. */
-export interface ReadSource {
+export interface ReadSource extends BatchSource {
+  /** What is added to an index in a SCO to have its index in the read caches. */
+  readonly cacheBase: number;
   readonly owner: number;
   readonly dirty: DirtyMap;
   readonly journal: Journal;
   readonly map: VolumeMap;
-  readonly namespace: string;
-  readonly store: ObjectStore;
   readonly name: string;
   /** Set when the volume is halted or closed: reads fail with it. */
   readonly failed: ErrorKind | null;
@@ -25,10 +25,6 @@ export interface ReadSource {
   onMapDamaged(reason: string): void;
   /** Reads that wait for the backend. */
   readsWaiting: number;
-  /** Calls to the backend that are under way (P-A5). */
-  readonly backendReads: Set<Promise<void>>;
-  /** Parts that leave at the end of this turn. */
-  readBatch: { parts: ReadPart[]; jobs: number[] } | null;
   /** Counters of clusters, by where they came from. */
   readonly readCounts: Float64Array;
   /** `corruptions`: checksums that were wrong; the read is tried elsewhere or refused. */

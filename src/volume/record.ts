@@ -55,10 +55,12 @@ export class RecordWriter {
     this.#identity = identity;
   }
 
+  /** Ranges of the record that is being built. */
   get ranges(): number {
     return this.#ranges;
   }
 
+  /** Clusters of payload of the record that is being built. */
   get clusters(): number {
     return this.#clusters;
   }
@@ -94,11 +96,13 @@ export class RecordWriter {
     this.#ranges++;
   }
 
+  /** CRC-32C of the next cluster of the last data range. */
   crc(crc: number): void {
     assert(this.#clusters < RECORD_CLUSTERS_MAX, "the record has room for a cluster");
     this.#crcs[this.#clusters++] = crc;
   }
 
+  /** Notes in the record that one of its requests asked for FUA. */
   fua(): void {
     this.#fua = 1;
   }

@@ -19,11 +19,15 @@ import { breathe } from "./destage.js";
 import { blockOf, segmentSlotOf } from "./dirty.js";
 import type { Volume } from "./volume.js";
 
-/** Blocks of one read of the journal. */
-const READ_BLOCKS_MAX = 256;
+/**
+ * How the journal is read: blocks of one read, and reads at a time. Gently as a rule: a record that
+ * is written meanwhile waits behind them in the disk's queue. When the journal gets full clients
+ * are about to wait for destage itself, and it hurries.
+ */
+const GENTLY = { blocks: 64, atOnce: 2 } as const;
+const HURRIED = { blocks: 256, atOnce: 8 } as const;
 /** Unwanted blocks in a row that are read rather than skipped. */
 const GAP_BLOCKS_MAX = 8;
-const READS_AT_ONCE = 8;
 const VERIFY_SLICE = 512;
 /** An offset in a trailer or TLog entry has 32 bits. */
 const OFFSET_MAX = 2 ** 32 - 1;
@@ -51,7 +55,7 @@ export class ScoBuilder {
   readonly #volume: Volume;
   readonly #handler: HandlerId;
   readonly #waiting: Array<Deferred<number> | null> = new Array<Deferred<number> | null>(
-    READS_AT_ONCE,
+    HURRIED.atOnce,
   ).fill(null);
 
   constructor(volume: Volume) {
@@ -69,6 +73,7 @@ export class ScoBuilder {
     return blocks - trailerBlocks(blocks);
   }
 
+  /** SCOs that the destage pool has memory for at a time; at least one. */
   get scosPerGroup(): number {
     return Math.max(
       1,
@@ -89,6 +94,7 @@ export class ScoBuilder {
     }
   }
 
+  /** Gives the memory of SCOs back to the destage pool. */
   release(built: readonly BuiltSco[]): void {
     for (const sco of built) this.#volume.thread.destagePool.give(sco.memory);
   }
@@ -185,13 +191,16 @@ export class ScoBuilder {
     const order = new Float64Array(to - from);
     for (let i = 0; i < order.length; i++) order[i] = content.locations[from + i] * 2 ** 20 + i;
     order.sort();
-    const reads = this.#plan(order, targets);
-    for (let i = 0; i < reads.length; i += READS_AT_ONCE) {
-      await settleAll(reads.slice(i, i + READS_AT_ONCE).map((read, tag) => this.#read(read, tag)));
-    }
+    const way = this.#volume.journal.isCrowded ? HURRIED : GENTLY;
+    const reads = this.#plan(order, targets, way.blocks);
+    let next = 0;
+    const readers = Array.from({ length: way.atOnce }, async (_, tag) => {
+      while (next < reads.length) await this.#read(reads[next++]!, tag);
+    });
+    await settleAll(readers);
   }
 
-  #plan(order: Float64Array, targets: Uint32Array): JournalRead[] {
+  #plan(order: Float64Array, targets: Uint32Array, blocksMax: number): JournalRead[] {
     const { journal, thread } = this.#volume;
     const reads: JournalRead[] = [];
     for (let i = 0; i < order.length; ) {
@@ -200,14 +209,14 @@ export class ScoBuilder {
         file: journal.segmentAt(segmentSlotOf(first)).file,
         offset: blockOf(first) * CLUSTER_BYTES,
         bytes: 0,
-        pieces: new Uint32Array(2 * READ_BLOCKS_MAX),
+        pieces: new Uint32Array(2 * blocksMax),
         count: 0,
       };
       let next = first;
       for (; i < order.length; i++) {
         const location = Math.floor(order[i] / 2 ** 20);
         const gap = location - next;
-        if (gap > GAP_BLOCKS_MAX || location - first >= READ_BLOCKS_MAX) break;
+        if (gap > GAP_BLOCKS_MAX || location - first >= blocksMax) break;
         if (segmentSlotOf(location) !== segmentSlotOf(first)) break;
         for (let skipped = 0; skipped < gap; skipped++) addPiece(read, thread.junk);
         addPiece(read, targets[order[i] % 2 ** 20]);

@@ -21,19 +21,23 @@ export class ScoTable {
   liveClusters = 0;
   totalClusters = 0;
 
+  /** SCOs in the table. */
   get count(): number {
     return this.#count;
   }
 
+  /** True when the SCO is in the table, also an empty one. */
   has(id: number): boolean {
     return this.#ids[this.#place(id)] === id;
   }
 
+  /** Clusters of the SCO that the map names; 0 for one that is not in the table. */
   live(id: number): number {
     const place = this.#place(id);
     return this.#ids[place] === id ? this.#live[place] : 0;
   }
 
+  /** Clusters of the SCO; 0 for one that is not in the table. */
   total(id: number): number {
     const place = this.#place(id);
     return this.#ids[place] === id ? this.#total[place] : 0;
@@ -78,6 +82,7 @@ export class ScoTable {
     return true;
   }
 
+  /** Takes a SCO out of the table and the sums; fine when it is not there. */
   remove(id: number): void {
     let place = this.#place(id);
     if (this.#ids[place] !== id) return;
@@ -120,6 +125,7 @@ export class ScoTable {
     }
   }
 
+  /** Empties the table and the sums; nothing counts as touched. */
   clear(): void {
     this.#ids.fill(0);
     this.#touched.fill(0);

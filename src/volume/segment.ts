@@ -49,10 +49,12 @@ export class Segment {
     this.bytes = place.bytes;
   }
 
+  /** Blocks of 4 KiB of the file, the header included. */
   get blocks(): number {
     return this.bytes / CLUSTER_BYTES;
   }
 
+  /** Nobody reads, writes or syncs it (P-A5). */
   get idle(): boolean {
     return this.readers === 0 && this.writesInFlight === 0 && !this.syncing;
   }

@@ -62,16 +62,19 @@ export class SlotQueue {
     this.#items = new Uint32Array(slots);
   }
 
+  /** Slots in the queue. */
   get count(): number {
     return this.#count;
   }
 
+  /** The slot at an index, counted from the front. */
   at(index: number): number {
     assert(index < this.#count, "the queue is that long");
     const place = this.#head + index;
     return this.#items[place < this.#items.length ? place : place - this.#items.length];
   }
 
+  /** Adds a slot at the end. */
   push(slot: number): void {
     assert(this.#count < this.#items.length, "a queue has room for every slot");
     const place = this.#head + this.#count;
@@ -79,6 +82,7 @@ export class SlotQueue {
     this.#count++;
   }
 
+  /** Adds a slot before all others. */
   pushFront(slot: number): void {
     assert(this.#count < this.#items.length, "a queue has room for every slot");
     this.#head = this.#head === 0 ? this.#items.length - 1 : this.#head - 1;
@@ -86,6 +90,7 @@ export class SlotQueue {
     this.#count++;
   }
 
+  /** Takes the first slot; there must be one. */
   shift(): number {
     assert(this.#count > 0, "the queue is not empty");
     const slot = this.#items[this.#head];

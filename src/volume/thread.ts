@@ -25,6 +25,9 @@ const PAGE_BYTES = 4096;
 const TICK_MS = 500;
 /** Owners of pages in the cache, so that keys stay exact numbers. */
 const OWNERS_MAX = 65_536;
+/** Clusters of the largest SCO, and namespaces: both together fill an index of the read caches. */
+const SCO_CLUSTERS_MAX = 2 ** 14;
+const CACHE_BASES_MAX = 2 ** 18;
 
 export interface VolumeThreadOptions {
   /** Read cache in memory (cut from the arena). */
@@ -82,6 +85,7 @@ export class VolumeThread {
   /** Blocks that nobody wants are read to here. */
   readonly junk: number;
   readonly #owners = new Set<number>();
+  readonly #cacheBases = new Map<string, number>();
   readonly #active: TurnMember[] = [];
   readonly #ticking = new Set<TurnMember>();
   #timer: Timer | null = null;
@@ -149,6 +153,24 @@ export class VolumeThread {
     return owner;
   }
 
+  /**
+   * SCO ids are unique in a namespace only (P-F2): in the read caches, which all volumes of the
+   * thread share, the clusters of each namespace have a range of indexes of their own. It stays the
+   * namespace's, so that a vDisk that is opened again finds what was cached.
+   */
+  cacheBaseOf(namespace: string): number {
+    const known = this.#cacheBases.get(namespace);
+    if (known !== undefined) return known;
+    if (this.#cacheBases.size === CACHE_BASES_MAX) {
+      this.dropCaches();
+      this.#cacheBases.clear();
+    }
+    const base = this.#cacheBases.size * SCO_CLUSTERS_MAX;
+    this.#cacheBases.set(namespace, base);
+    return base;
+  }
+
+  /** Gives the number back; the pages cached under it are forgotten. */
   giveOwner(owner: number): void {
     this.pages.forgetAll(owner);
     this.#owners.delete(owner);

@@ -14,7 +14,7 @@
 // is acknowledged only after it and all before it are committed (P-A2). Once halted, nothing is
 // written or acknowledged any more; the journal stays as evidence.
 
-import type { ObjectStore, ReadPart } from "../backend/store.js";
+import type { ObjectStore } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import type { ErrorKind } from "../base/errors.js";
 import { StorageError } from "../base/errors.js";
@@ -24,6 +24,7 @@ import { CLUSTER_BYTES, formatSize, VDISK_BYTES_MAX } from "../base/units.js";
 import type { BlockTarget, Requests } from "../nbd/target.js";
 import { RequestFlag, RequestKind } from "../nbd/target.js";
 import { JournalKind } from "../wire/generated/journal.js";
+import { ReadBatch } from "./backendreads.js";
 import { answerBlockStatus } from "./blockstatus.js";
 import type { VolumeConfig, VolumeMarks, VolumeState, VolumeStatus } from "./config.js";
 import { Destager } from "./destage.js";
@@ -74,6 +75,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly owner: number;
   readonly name: string;
   readonly namespace: string;
+  readonly cacheBase: number;
   readonly store: ObjectStore;
   readonly dirty: DirtyMap;
   readonly map: VolumeMap;
@@ -84,7 +86,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   readonly readCounts = new Float64Array(5);
   readonly backendReads = new Set<Promise<void>>();
   readsWaiting = 0;
-  readBatch: { parts: ReadPart[]; jobs: number[] } | null = null;
+  readonly readBatch = new ReadBatch();
   failed: ErrorKind | null = null;
   reason: string | null = null;
   state: VolumeState = "serving";
@@ -117,6 +119,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.owner = parts.owner;
     this.name = config.name;
     this.namespace = config.namespace;
+    this.cacheBase = thread.cacheBaseOf(config.namespace);
     this.store = parts.store;
     this.dirty = parts.dirty;
     this.map = parts.map;
@@ -393,6 +396,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.thread.watch(this);
   }
 
+  /** Frees the segments whose records the map has, where nobody reads them. */
   freeSegments(): void {
     this.journal.free(this.map.mark.sequence);
   }
@@ -521,14 +525,17 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
   }
 
+  /** State, sizes and counters since the start of service. */
   status(): VolumeStatus {
     return volumeStatus(this);
   }
 
+  /** Requests that wait to enter a record. */
   get requestsWaiting(): number {
     return this.#queue.count;
   }
 
+  /** The registry says surely that the journal is needed. */
   get isDirty(): boolean {
     return this.#mark.isDirty;
   }

@@ -42,6 +42,7 @@ export interface WriterEvents {
   onControl(sequence: number): void;
   /** Some records were committed. */
   onAdvance(): void;
+  /** A journal write failed: nothing may be acknowledged any more (P-A2). */
   onFailed(what: string): void;
 }
 

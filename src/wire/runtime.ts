@@ -24,24 +24,28 @@ export class Writer {
     this.at = at;
   }
 
+  /** An unsigned number of 8 bits. */
   u8(value: number): void {
     assert(Number.isInteger(value) && value >= 0 && value <= 0xff, "the value fits 8 bits");
     this.view.setUint8(this.at, value);
     this.at += 1;
   }
 
+  /** An unsigned number of 16 bits, little-endian, as all that follow. */
   u16(value: number): void {
     assert(Number.isInteger(value) && value >= 0 && value <= 0xffff, "the value fits 16 bits");
     this.view.setUint16(this.at, value, true);
     this.at += 2;
   }
 
+  /** An unsigned number of 32 bits. */
   u32(value: number): void {
     assert(Number.isInteger(value) && value >= 0 && value < TWO_32, "the value fits 32 bits");
     this.view.setUint32(this.at, value, true);
     this.at += 4;
   }
 
+  /** A safe integer in 64 bits. */
   u64(value: number): void {
     assert(Number.isSafeInteger(value) && value >= 0, "the value is a safe integer");
     this.view.setUint32(this.at, value % TWO_32, true);
@@ -49,23 +53,27 @@ export class Writer {
     this.at += 8;
   }
 
+  /** A number of 64 bits that may exceed 2^53: an id or a hash. */
   u64big(value: bigint): void {
     assert(value >= 0n && value < 1n << 64n, "the value fits 64 bits");
     this.view.setBigUint64(this.at, value, true);
     this.at += 8;
   }
 
+  /** Copies `value`, which must have exactly `bytes` bytes. */
   raw(value: Uint8Array, bytes: number): void {
     assert(value.byteLength === bytes, "the value has the field's length");
     this.bytes.set(value, this.at);
     this.at += bytes;
   }
 
+  /** Reserved bytes. */
   zeroes(bytes: number): void {
     this.bytes.fill(0, this.at, this.at + bytes);
     this.at += bytes;
   }
 
+  /** The elements only; their count is a field of its own. */
   u32List(list: Uint32Array): void {
     for (let i = 0; i < list.length; i++) this.view.setUint32(this.at + 4 * i, list[i]!, true);
     this.at += 4 * list.length;
@@ -77,6 +85,7 @@ export class Writer {
     this[kind](count);
   }
 
+  /** A count of bytes of the given kind, then the text as UTF-8; at most `bytesMax` bytes. */
   text(value: string, bytesMax: number, kind: CountKind): void {
     const encoded = Buffer.from(value, "utf8");
     this.count(encoded.byteLength, bytesMax, kind);
@@ -110,31 +119,37 @@ export class Reader {
     this.errorCode = errorCode;
   }
 
+  /** Throws the reader's error: what is being read, and why it is refused. */
   fail(reason: string): never {
     throw new StorageError(this.errorCode, `${this.what}: ${reason}`);
   }
 
+  /** Refuses input that ends before `bytes` more; nothing is read. */
   need(bytes: number, field: string): void {
     if (bytes > this.end - this.at) this.fail(`ends inside ${field}`);
   }
 
+  /** An unsigned number of 8 bits. `field`, here and below, names it in the error. */
   u8(field: string): number {
     this.need(1, field);
     return this.view.getUint8(this.at++);
   }
 
+  /** An unsigned number of 16 bits, little-endian, as all that follow. */
   u16(field: string): number {
     this.need(2, field);
     this.at += 2;
     return this.view.getUint16(this.at - 2, true);
   }
 
+  /** An unsigned number of 32 bits. */
   u32(field: string): number {
     this.need(4, field);
     this.at += 4;
     return this.view.getUint32(this.at - 4, true);
   }
 
+  /** A number of 64 bits; one above 2^53 - 1 is refused. */
   u64(field: string): number {
     this.need(8, field);
     const value =
@@ -144,6 +159,7 @@ export class Reader {
     return value;
   }
 
+  /** A number of 64 bits in full: an id or a hash. */
   u64big(field: string): bigint {
     this.need(8, field);
     this.at += 8;
@@ -157,6 +173,7 @@ export class Reader {
     return this.bytes.slice(this.at - bytes, this.at);
   }
 
+  /** `bytes` bytes of UTF-8; anything else is refused. */
   text(bytes: number, field: string): string {
     this.need(bytes, field);
     this.at += bytes;
@@ -173,6 +190,7 @@ export class Reader {
     this.at += bytes;
   }
 
+  /** `count` numbers of 32 bits, copied. Their length is checked before memory is taken. */
   u32List(count: number, field: string): Uint32Array {
     this.need(4 * count, field);
     const list = new Uint32Array(count);
@@ -181,12 +199,14 @@ export class Reader {
     return list;
   }
 
+  /** `count` numbers as by `u64`. */
   u64List(count: number, field: string): number[] {
     const list: number[] = [];
     for (let i = 0; i < count; i++) list.push(this.u64(field));
     return list;
   }
 
+  /** `count` elements, each read by `read`; the caller has bounded `count`. */
   list<T>(count: number, read: (reader: Reader) => T): T[] {
     const list: T[] = [];
     for (let i = 0; i < count; i++) list.push(read(this));
@@ -201,6 +221,7 @@ export class Reader {
     return count;
   }
 
+  /** Reserved bytes: refused unless all are zero. */
   zeroes(bytes: number, field: string): void {
     this.need(bytes, field);
     for (let i = this.at; i < this.at + bytes; i++) {

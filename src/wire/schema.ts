@@ -111,7 +111,9 @@ export interface Area {
   readonly parts: ReadonlyArray<Part | Message | Format>;
 }
 
+/** Declares all formats of one area: a file of `generated/`. */
 export const area = (declaration: Area): Area => declaration;
+/** Declares the numbers of a code, each by a name. */
 export const codes = (name: string, values: Codes["values"]): Codes => ({ name, values });
 
 /** Declares fields that follow each other, part of something else. */
@@ -152,8 +154,11 @@ function field(type: FieldType, doc: string): Field {
   return { type, doc, since: 1, inReserved: false };
 }
 
+/** 8 bits, unsigned. */
 export const u8 = (doc: string): Field => field({ kind: "scalar", scalar: "u8" }, doc);
+/** 16 bits, unsigned. */
 export const u16 = (doc: string): Field => field({ kind: "scalar", scalar: "u16" }, doc);
+/** 32 bits, unsigned. */
 export const u32 = (doc: string): Field => field({ kind: "scalar", scalar: "u32" }, doc);
 /** A number that is a safe integer; a greater one is refused by the reader. */
 export const u64 = (doc: string): Field => field({ kind: "scalar", scalar: "u64" }, doc);
@@ -162,18 +167,25 @@ export const u64big = (doc: string): Field => field({ kind: "scalar", scalar: "u
 /** A u8 that must be one of the codes. */
 export const code = (of: Codes, doc: string): Field =>
   field({ kind: "scalar", scalar: "u8", codes: of }, doc);
+/** A fixed number of bytes as they are. */
 export const bytes = (count: number, doc: string): Field =>
   field({ kind: "bytes", bytes: count }, doc);
+/** The 16 bytes of a uuid. */
 export const uuid = (doc: string): Field => field({ kind: "bytes", bytes: 16 }, doc);
 /** Zero, and verified to be zero. */
 export const reserved = (count: number): Field => field({ kind: "reserved", bytes: count }, "zero");
 /** Zero up to that offset of the format or struct. */
 export const reservedTo = (offset: number): Field => field({ kind: "reservedTo", offset }, "zero");
+/** The format's four characters. */
 export const magic = (): Field => field({ kind: "magic" }, "what this is");
+/** The format's version, verified by the reader. */
 export const version = (): Field => field({ kind: "version" }, "version of this format");
+/** The length of what the format begins, header included. */
 export const length = (doc = "bytes of header and body together"): Field =>
   field({ kind: "length" }, doc);
+/** CRC-32C of the body. */
 export const bodyCrc = (doc = "CRC-32C of the body"): Field => field({ kind: "bodyCrc" }, doc);
+/** CRC-32C of all bytes of the header before this field. */
 export const headerCrc = (): Field =>
   field({ kind: "headerCrc" }, "CRC-32C of all bytes before it");
 /** A count of bytes, then these. */
@@ -185,6 +197,7 @@ export const text = (count: CountKind, bytesMax: number, doc: string): Field =>
 /** A count of items, then these. */
 export const list = (count: CountKind, item: ListItem, itemsMax: number, doc: string): Field =>
   field({ kind: "list", count, item, itemsMax }, doc);
+/** The fields of another part, in place. */
 export const one = (of: Part, doc: string): Field => field({ kind: "struct", struct: of }, doc);
 /** Marks the first version that has the field. */
 export const since = (first: number, of: Field, place: "inReserved" | "last"): Field => ({

@@ -163,6 +163,10 @@ t.test("with a full file system puts are refused, deletes and reads go on", asyn
   t.equal(job.statuses[0], AsdPartStatus.ok);
   await store.apply({ ...none, deletes: ["a"] });
   t.equal(store.usedPages, 0);
+  faults.space = null;
+  await real.clock.sleep(1001);
+  await store.lookForRoom();
+  t.equal(store.stats().full, false, "who only asks learns that there is room again");
   await store.close();
 });
 

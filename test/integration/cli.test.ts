@@ -343,6 +343,8 @@ async function inspectLife(t: Test, cluster: Cluster): Promise<void> {
     const lines = (await ovs("inspect", "--json", path)).stdout.trim().split("\n");
     for (const line of lines) t.type(JSON.parse(line), "object");
   }
+  const inside = await ovs("inspect", "--data", cluster.data, "router/shard-0/map");
+  t.match(inside.stdout, /^map with/, "a file in the data directory");
   t.equal((await ovs("inspect", join(cluster.data, "nothing"))).code, 1, "no such file");
   const foreign = await ovs("inspect", OVS);
   t.equal(foreign.code, 2, "none of ours");

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import t from "tap";
 import { AssertionError } from "../../src/base/assert.js";
 import { CLUSTER_BYTES, KIB, MIB } from "../../src/base/units.js";
-import { ErasureSession } from "../../src/native/erasure.js";
+import { ERASURE_INLINE_BYTES_MAX, ErasureSession } from "../../src/native/erasure.js";
 import type { StripeLayout } from "../../src/platform/codec.js";
 
 const ARENA_BYTES = 64 * MIB;
@@ -105,6 +105,27 @@ t.test("CRCs of clusters are verified and the first wrong one is named", async (
   }
 });
 
+t.test("pieces are verified in their order, whatever their size", async (t) => {
+  const crcs = new Uint32Array(1 + 6);
+  const sizes = [1, 3, 2];
+  const list = new Uint32Array(2 * sizes.length);
+  for (let i = 0, page = 0; i < sizes.length; i++) {
+    const at = DATA_AT + (10 - 4 * i) * CLUSTER_BYTES;
+    const bytes = sizes[i]! * CLUSTER_BYTES;
+    for (let j = 0; j < bytes; j++) arena[at + j] = below(256);
+    session.crc32cClusters(at, sizes[i]!, crcs, 1 + page);
+    list.set([at, bytes], 2 * i);
+    page += sizes[i]!;
+  }
+  const pieces = { list, count: 3 };
+  t.equal(session.crc32cVerifyPieces(pieces, crcs, 1), -1);
+  t.equal(session.crc32cVerifyPieces({ list, count: 0 }, crcs, 7), -1);
+  for (let page = 5; page >= 0; page--) {
+    crcs[1 + page]! ^= 1 << below(31);
+    t.equal(session.crc32cVerifyPieces(pieces, crcs, 1), page);
+  }
+});
+
 for (const [k, m] of [
   [1, 1],
   [1, 3],
@@ -155,23 +176,30 @@ t.test(`random losses of larger codes are rebuilt (SEED=${seed})`, async (t) => 
   }
 });
 
-t.test("many large jobs are in flight at once and each gives its own result", async (t) => {
-  const layout = { k: 4, m: 2, unitBytes: 64 * KIB, stripes: 4 };
-  const data = MIB;
-  const arenaAt = (i: number) => DATA_AT + i * 2 * MIB;
+t.test("large jobs are in flight at once and each gives its own result", async (t) => {
+  const each = ERASURE_INLINE_BYTES_MAX / 4;
+  const layout = { k: 4, m: 2, unitBytes: each, stripes: 1 };
+  const pages = each / CLUSTER_BYTES;
+  const arenaAt = (i: number) => DATA_AT + i * 7 * each;
   const jobs = [];
   const lists: Uint32Array[] = [];
-  for (let i = 0; i < 24; i++) {
-    arena.fill(i + 1, arenaAt(i), arenaAt(i) + data);
-    const crcs = new Uint32Array(6 * 64);
+  for (let i = 0; i < 3; i++) {
+    arena.fill(i + 1, arenaAt(i), arenaAt(i) + 4 * each);
+    const crcs = new Uint32Array(6 * pages);
     lists.push(crcs);
-    jobs.push(session.encode(layout, arenaAt(i), data, arenaAt(i) + data, crcs));
+    jobs.push(session.encode(layout, arenaAt(i), 4 * each, arenaAt(i) + 4 * each, crcs));
   }
   await Promise.all(jobs);
-  for (let i = 0; i < 24; i++) {
-    const parity = arenaAt(i) + data;
-    t.equal(lists[i]![0], session.crc32c(arenaAt(i), CLUSTER_BYTES, 0));
-    t.equal(session.crc32cVerify(parity, 128, lists[i]!, 4 * 64), -1, `job ${i}`);
+  const rebuilds = lists.map((_, i) => {
+    const haveAt = [0, 2, 3, 4].map((fragment) => arenaAt(i) + fragment * each);
+    return session.rebuild(layout, [0, 2, 3, 4], haveAt, [1], [arenaAt(i) + 6 * each], each);
+  });
+  await Promise.all(rebuilds);
+  for (let i = 0; i < 3; i++) {
+    const at = arenaAt(i);
+    t.equal(lists[i]![0], session.crc32c(at, CLUSTER_BYTES, 0));
+    t.equal(session.crc32cVerify(at + 4 * each, 2 * pages, lists[i]!, 4 * pages), -1, `job ${i}`);
+    t.equal(session.crc32cVerify(at + 6 * each, pages, lists[i]!, pages), -1, `rebuild ${i}`);
   }
 });
 
@@ -219,6 +247,14 @@ t.test("wrong arguments are refused", async (t) => {
   refuse("crc behind the arena", () => session.crc32c(ARENA_BYTES, 1, 0));
   refuse("list too short", () => session.crc32cClusters(4096, 7, crcs, 0));
   refuse("index behind the list", () => session.crc32cVerify(4096, 2, crcs, 5));
+  const piece = (at: number, bytes: number, index: number) =>
+    session.crc32cVerifyPieces({ list: Uint32Array.of(at, bytes), count: 1 }, crcs, index);
+  refuse("piece behind the arena", () => piece(ARENA_BYTES - 4096, 8192, 0));
+  refuse("piece of half a cluster", () => piece(4096, 2048, 0));
+  refuse("too few checksums for the pieces", () => piece(4096, 8192, crcs.length - 1));
+  refuse("more pieces than the list has", () =>
+    session.crc32cVerifyPieces({ list: Uint32Array.of(4096, 4096), count: 2 }, crcs, 0),
+  );
   refuse("fraction of a byte", () => session.crc32c(4096, 1.5, 0));
 });
 

@@ -106,8 +106,14 @@ t.test(`what was acknowledged survives SIGKILL (SEED=${seed})`, async (t) => {
 
 t.test("a process may leave at any step of a store's life", async (t) => {
   const leave = async (mode: string, folder: string) => {
-    const child = spawn(process.execPath, [CHILD, mode, folder], { stdio: "ignore" });
-    const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
+    const stdio = ["ignore", "ignore", "pipe"] as const;
+    const child = spawn(process.execPath, [CHILD, mode, folder], { stdio: [...stdio] });
+    let said = "";
+    child.stderr!.on("data", (chunk: Buffer) => {
+      said += chunk.toString();
+    });
+    const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+    if (code !== 0) t.comment(`${mode}: ${said}`);
     return `${code} ${signal}`;
   };
   for (const step of ["opening", "open", "working", "checkpoint", "closing", "end", "closed"]) {

@@ -306,6 +306,32 @@ t.test("A5: the wrong block is never served", async (t) => {
   await host.stop();
 });
 
+t.test("A5: two vDisks whose SCOs have the same ids do not meet in the read caches", async (t) => {
+  const diskCache = { path: "", bytes: 4 * MIB };
+  const host = makeHost(t, { thread: { memoryCacheBytes: 64 * CLUSTER_BYTES, diskCache } });
+  diskCache.path = `${host.dir}/read-cache`;
+  await host.start({ epoch: 1 });
+  const [first, firstClient] = [host.volume, host.client];
+  const other = { vdiskId: new Uint8Array(16).fill(8), name: "vd1", namespace: "ns-vd1" };
+  const second = await host.open({ ...other, epoch: 1, isNew: true });
+  const clients = [firstClient, host.client];
+  for (const [i, client] of clients.entries()) {
+    for (let at = 0; at < 100; at++) await client.write(at * CLUSTER_BYTES, cluster(1 + i));
+  }
+  for (const volume of [first, second]) await volume.sync(10_000);
+  for (let round = 0; round < 3; round++) {
+    for (const [i, client] of clients.entries()) {
+      for (let at = 0; at < 100; at++) {
+        t.equal((await client.read(at * CLUSTER_BYTES, CLUSTER_BYTES))[0], 1 + i);
+      }
+    }
+  }
+  const counts = [first, second].map((volume) => volume.counts.corruptions);
+  t.same(counts, [0, 0], "and no checksum was wrong");
+  await first.stop();
+  await host.stop();
+});
+
 t.test("A6: two writes of 512 bytes into one cluster both survive", async (t) => {
   const host = makeHost(t);
   await host.start();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why the work is cut into blocks: a block of all k + m fragments stays in the second-level cache,
 // so that the coding pass brings it in and the checksum pass finds it there. Memory is read once
-// and written once, whatever the size of the object.
+// and written once, whatever the size of the object. Where one pass is all there is (no checksums,
+// few rows) nothing is cut: each call of ISA-L has its start-up cost.
 
 #include "erasure.h"
 
@@ -20,13 +21,15 @@ namespace {
 constexpr size_t kBlockBytesMax = 16 * 1024;
 constexpr size_t kBlocksBytes = 256 * 1024;
 /// Rows that ISA-L's AVX2 and AVX-512 code computes in one pass over the data.
-constexpr int kRowsPerPass = 4;
-constexpr size_t kCrcBytesMax = 1 << 30;
+constexpr int kRowsPerPass = 6;
+/// ISA-L counts bytes in an int.
+constexpr size_t kCallBytesMax = 1 << 30;
 
 alignas(64) const uint8_t kZeroes[kPageBytes] = {};
 static_assert(kPageBytes == 4096, "kZeroPageCrc is that of 4096 zeroes");
 
-/// Bytes of one fragment that are worked on at a time.
+/// Bytes of one fragment that are worked on at a time when all are read more than once: for the
+/// checksums, or because ISA-L makes the rows in several passes.
 size_t BlockBytes(int fragments) {
   const size_t pages = kBlocksBytes / kPageBytes / static_cast<size_t>(fragments);
   return std::clamp(pages * kPageBytes, kPageBytes, kBlockBytesMax);
@@ -136,7 +139,7 @@ uint32_t Crc32c(const uint8_t* data, size_t bytes, uint32_t seed) {
   // ISA-L's function has neither the inversion before nor the one after.
   uint32_t state = ~seed;
   while (bytes > 0) {
-    const size_t count = std::min(bytes, kCrcBytesMax);
+    const size_t count = std::min(bytes, kCallBytesMax);
     state = crc32_iscsi(const_cast<uint8_t*>(data), static_cast<int>(count), state);
     data += count;
     bytes -= count;
@@ -155,14 +158,15 @@ int64_t Crc32cVerify(const uint8_t* data, size_t pages, const uint32_t* expected
   return -1;
 }
 
-std::shared_ptr<const Tables> TableCache::Find(const std::string& key) {
+const std::shared_ptr<const Tables>* TableCache::Find(const std::string& key) {
   const auto found = index_.find(key);
   if (found == index_.end()) return nullptr;
   order_.splice(order_.begin(), order_, found->second);
-  return found->second->tables;
+  return &found->second->tables;
 }
 
-void TableCache::Add(std::string key, std::shared_ptr<const Tables> tables) {
+const std::shared_ptr<const Tables>& TableCache::Add(std::string key,
+                                                     std::shared_ptr<const Tables> tables) {
   bytes_ += tables->bytes.size();
   order_.push_front({std::move(key), std::move(tables)});
   index_[order_.front().key] = order_.begin();
@@ -171,26 +175,25 @@ void TableCache::Add(std::string key, std::shared_ptr<const Tables> tables) {
     index_.erase(order_.back().key);
     order_.pop_back();
   }
+  return order_.front().tables;
 }
 
-std::shared_ptr<const Tables> TableCache::Encode(int k, int m) {
+const std::shared_ptr<const Tables>& TableCache::Encode(int k, int m) {
   CheckCode(k, m);
   std::string key{static_cast<char>(k), static_cast<char>(m)};
-  if (auto tables = Find(key)) return tables;
+  if (const auto* tables = Find(key)) return *tables;
   std::vector<uint8_t> matrix = Matrix(k, m);
-  auto tables = MakeTables(k, m, matrix.data() + static_cast<size_t>(k) * k);
-  Add(std::move(key), tables);
-  return tables;
+  return Add(std::move(key), MakeTables(k, m, matrix.data() + static_cast<size_t>(k) * k));
 }
 
-std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* have,
-                                                  const uint8_t* want, int wants) {
+const std::shared_ptr<const Tables>& TableCache::Rebuild(int k, int m, const uint8_t* have,
+                                                         const uint8_t* want, int wants) {
   CheckCode(k, m);
   OVS_CHECK(wants >= 1 && wants <= k + m);
   std::string key{static_cast<char>(k), static_cast<char>(m)};
   key.append(reinterpret_cast<const char*>(have), static_cast<size_t>(k));
   key.append(reinterpret_cast<const char*>(want), static_cast<size_t>(wants));
-  if (auto tables = Find(key)) return tables;
+  if (const auto* tables = Find(key)) return *tables;
   uint64_t seen = 0;
   for (int i = 0; i < k; i++) {
     OVS_CHECK(have[i] < k + m && (seen >> have[i] & 1) == 0);
@@ -198,9 +201,7 @@ std::shared_ptr<const Tables> TableCache::Rebuild(int k, int m, const uint8_t* h
   }
   for (int j = 0; j < wants; j++) OVS_CHECK(want[j] < k + m);
   std::vector<uint8_t> rows = RebuildRows(k, m, have, want, wants);
-  auto tables = MakeTables(k, wants, rows.data());
-  Add(std::move(key), tables);
-  return tables;
+  return Add(std::move(key), MakeTables(k, wants, rows.data()));
 }
 
 void Encode(const EncodeJob& job) {
@@ -210,9 +211,8 @@ void Encode(const EncodeJob& job) {
   OVS_CHECK(job.data_bytes <= job.stripes * static_cast<size_t>(job.k) * job.unit_bytes);
   OVS_CHECK(job.m == 0 || (job.tables->sources == job.k && job.tables->rows == job.m));
   BlockEncoder encoder(job);
-  // Without checksums there is one pass only, as long as ISA-L makes all rows in one.
   const bool is_one_pass = job.crcs == nullptr && job.m <= kRowsPerPass;
-  const size_t block = is_one_pass ? job.unit_bytes : BlockBytes(job.k + job.m);
+  const size_t block = is_one_pass ? kCallBytesMax : BlockBytes(job.k + job.m);
   for (size_t stripe = 0; stripe < job.stripes; stripe++) {
     for (size_t offset = 0; offset < job.unit_bytes; offset += block) {
       const size_t bytes = std::min(block, job.unit_bytes - offset);
@@ -228,7 +228,8 @@ void Encode(const EncodeJob& job) {
 void Rebuild(const RebuildJob& job) {
   OVS_CHECK(job.bytes % kPageBytes == 0);
   const Tables& tables = *job.tables;
-  const size_t block = BlockBytes(tables.sources + tables.rows);
+  const bool is_one_pass = tables.rows <= kRowsPerPass;
+  const size_t block = is_one_pass ? kCallBytesMax : BlockBytes(tables.sources + tables.rows);
   const uint8_t* sources[kFragmentsMax];
   uint8_t* targets[kFragmentsMax];
   for (size_t offset = 0; offset < job.bytes; offset += block) {

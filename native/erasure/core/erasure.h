@@ -48,15 +48,16 @@ struct Tables {
 };
 
 /// Least recently used tables are dropped beyond the bounds. For one thread; the tables that it
-/// gives are immutable and may be used by any.
+/// gives are immutable and may be used by any. A reference that it returns lasts until the next
+/// call; copy it to keep the tables for longer.
 class TableCache {
  public:
   /// The m parity rows of a code.
-  std::shared_ptr<const Tables> Encode(int k, int m);
+  const std::shared_ptr<const Tables>& Encode(int k, int m);
   /// The rows that make fragments `want` out of the k fragments `have` (distinct indexes below k +
   /// m).
-  std::shared_ptr<const Tables> Rebuild(int k, int m, const uint8_t* have, const uint8_t* want,
-                                        int wants);
+  const std::shared_ptr<const Tables>& Rebuild(int k, int m, const uint8_t* have,
+                                               const uint8_t* want, int wants);
   size_t count() const { return order_.size(); }
   size_t bytes() const { return bytes_; }
 
@@ -65,8 +66,8 @@ class TableCache {
     std::string key;
     std::shared_ptr<const Tables> tables;
   };
-  std::shared_ptr<const Tables> Find(const std::string& key);
-  void Add(std::string key, std::shared_ptr<const Tables> tables);
+  const std::shared_ptr<const Tables>* Find(const std::string& key);
+  const std::shared_ptr<const Tables>& Add(std::string key, std::shared_ptr<const Tables> tables);
 
   std::list<Entry> order_;
   std::unordered_map<std::string, std::list<Entry>::iterator> index_;
@@ -89,7 +90,7 @@ struct EncodeJob {
   uint8_t* parity = nullptr;
   /// (k + m) * stripes * unit_bytes / kPageBytes words, or null: no checksums.
   uint32_t* crcs = nullptr;
-  std::shared_ptr<const Tables> tables;
+  const Tables* tables = nullptr;
 };
 
 /// Borrows all memory of the job.
@@ -100,7 +101,7 @@ struct RebuildJob {
   size_t bytes = 0;
   const uint8_t* sources[kFragmentsMax] = {};
   uint8_t* targets[kFragmentsMax] = {};
-  std::shared_ptr<const Tables> tables;
+  const Tables* tables = nullptr;
 };
 
 void Rebuild(const RebuildJob& job);

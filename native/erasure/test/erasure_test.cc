@@ -62,7 +62,7 @@ Object MakeObject(TableCache& cache, std::mt19937& random, int k, int m, size_t 
   const std::vector<uint8_t> exact(object.data.begin(),
                                    object.data.begin() + static_cast<long>(object.bytes));
   Encode({k, m, unit, stripes, exact.data(), exact.size(), object.parity.data(), object.crcs.data(),
-          cache.Encode(k, m)});
+          cache.Encode(k, m).get()});
   for (int f = 0; f < k + m; f++) {
     std::vector<uint8_t> fragment(stripes * unit);
     for (size_t s = 0; s < stripes; s++) {
@@ -91,7 +91,8 @@ void CheckLoss(TableCache& cache, const Object& object, uint64_t lost) {
   RebuildJob job;
   job.bytes = object.unit * object.stripes;
   job.tables =
-      cache.Rebuild(object.k, object.m, have.data(), want.data(), static_cast<int>(want.size()));
+      cache.Rebuild(object.k, object.m, have.data(), want.data(), static_cast<int>(want.size()))
+          .get();
   std::vector<std::vector<uint8_t>> rebuilt(want.size(), std::vector<uint8_t>(job.bytes, 0xaa));
   for (size_t i = 0; i < have.size(); i++) job.sources[i] = object.fragments[have[i]].data();
   for (size_t j = 0; j < want.size(); j++) job.targets[j] = rebuilt[j].data();

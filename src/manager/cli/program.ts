@@ -34,8 +34,9 @@ export interface Actions {
   ): Promise<Output>;
   /** Runs `ovs up`; resolves with the exit code. */
   up(options: UpOptions): Promise<number>;
-  /** Prints one of our files in words; resolves with the exit code. */
-  inspect(file: string, json: boolean): Promise<number>;
+  /** Prints one of our files in words; `data`: the folder that FILE is relative to. */
+  inspect(file: string, options: { data: string; json: boolean }): Promise<number>;
+  /** Writes a text and a line end to standard output. */
   print(text: string): void;
 }
 
@@ -91,9 +92,10 @@ export function makeProgram(
   program
     .command("inspect <file>")
     .description("show a journal segment, extent file, SCO, TLog or map in words")
+    .option("--data <dir>", "data directory that <file> lies in, unless it begins with /", ".")
     .option("--json", "print JSON")
-    .action(async (file: string, options: { json?: boolean }) => {
-      exit(await actions.inspect(file, options.json === true));
+    .action(async (file: string, { data, json }: Common) => {
+      exit(await actions.inspect(file, { data, json: json === true }));
     });
   const roles = ROLES.map(([name, summary]) => `  ${name.padEnd(10)} ${summary}`).join("\n");
   program.addHelpText(

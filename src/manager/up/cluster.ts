@@ -52,16 +52,19 @@ export class UpCluster {
     this.supervisor = new Supervisor(processes, world.clock, world.log);
   }
 
+  /** OVS_UNAVAILABLE before it runs, as the two below. */
   get registry(): Registry {
     if (!this.#registry) throw new StorageError("OVS_UNAVAILABLE", "the cluster is not up yet");
     return this.#registry;
   }
 
+  /** ASDs, OSDs and policies. */
   get backend(): BackendDesk {
     if (!this.#backend) throw new StorageError("OVS_UNAVAILABLE", "the cluster is not up yet");
     return this.#backend;
   }
 
+  /** The client of the router. */
   get router(): RouterClient {
     if (!this.#router) throw new StorageError("OVS_UNAVAILABLE", "the cluster is not up yet");
     return this.#router;

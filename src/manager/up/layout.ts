@@ -36,27 +36,42 @@ export class Layout {
     }
   }
 
+  /** The configuration's file. */
   get config(): string {
     return `${this.data}/ovs.toml`;
   }
+
+  /** The folder of the sockets. */
   get run(): string {
     return `${this.data}/run`;
   }
+
+  /** The folder of the logs. */
   get logs(): string {
     return `${this.data}/log`;
   }
+
+  /** Address of the registry. */
   get registry(): string {
     return `unix:${this.run}/registry.sock`;
   }
+
+  /** Address of the proxy. */
   get proxy(): string {
     return `unix:${this.run}/proxy.sock`;
   }
+
+  /** Address of the router's control service. */
   get router(): string {
     return `unix:${this.run}/router.sock`;
   }
+
+  /** The folder of the disk `index`, counted from 0. */
   asdFolder(index: number): string {
     return `${this.data}/asd/${index}`;
   }
+
+  /** Address of the ASD `index`. */
   asdAddress(index: number): string {
     return `unix:${this.run}/asd-${index}.sock`;
   }
@@ -65,6 +80,7 @@ export class Layout {
     return config.nbd.length > 0 ? config.nbd : [`unix:${this.run}/nbd.sock`, DEFAULT_NBD_TCP];
   }
 
+  /** How the registry is started. */
   registrySpec(config: ClusterConfig): ProcessSpec {
     const args = [
       "--path",
@@ -88,6 +104,7 @@ export class Layout {
     return this.#spec("asd", `asd-${index}`, this.asdAddress(index), args, STOP_MS);
   }
 
+  /** How the proxy is started. */
   proxySpec(config: ClusterConfig): ProcessSpec {
     const args = [
       ...["--address", this.proxy, "--registry", this.registry, "--cluster", config.cluster],
@@ -96,6 +113,7 @@ export class Layout {
     return this.#spec("proxy", "proxy", this.proxy, args, STOP_MS);
   }
 
+  /** How the router is started; its clean stop may take a minute. */
   routerSpec(config: ClusterConfig): ProcessSpec {
     const args = [
       ...["--id", ROUTER_ID, "--path", `${this.data}/router`, "--cluster", config.cluster],

@@ -50,7 +50,7 @@ export async function blockDeviceBytes(rdev: number): Promise<number> {
 }
 
 /** Makes a folder in a folder that is there; one that exists is fine. */
-async function makeOne(folder: string): Promise<"made" | "no parent"> {
+async function makeOne(folder: string): Promise<"made" | "there" | "no parent"> {
   try {
     await fs.promises.mkdir(folder, { mode: 0o700 });
   } catch (error) {
@@ -58,6 +58,7 @@ async function makeOne(folder: string): Promise<"made" | "no parent"> {
     const isThere = isErrno(error, "EEXIST") || isErrno(error, "EISDIR") || isErrno(error, "EROFS");
     const stat = isThere ? await fs.promises.stat(folder).catch(() => null) : null;
     if (!stat?.isDirectory()) throw wrapErrno(error, folder);
+    return "there";
   }
   return "made";
 }
@@ -79,10 +80,17 @@ export class NodeFiles implements Files {
     // Not mkdir's own `recursive`: where the parent is there and still nothing can be made in it
     // (/proc), it tries for ever.
     const parent = path.dirname(folder);
-    if ((await makeOne(folder)) !== "no parent") return;
-    if (parent === folder || (await this.stat(parent)) !== null) throw noFolder(folder);
-    await this.makeFolder(parent);
-    if ((await makeOne(folder)) === "no parent") throw noFolder(folder);
+    let outcome = await makeOne(folder);
+    if (outcome === "no parent") {
+      if (parent === folder || (await this.stat(parent)) !== null) throw noFolder(folder);
+      await this.makeFolder(parent);
+      outcome = await makeOne(folder);
+      if (outcome === "no parent") throw noFolder(folder);
+    }
+    // One that is there may have been made by a process that died before it synced the name; where
+    // its parent may not be read, somebody else has made it.
+    const synced = this.syncFolder(parent);
+    await (outcome === "there" ? synced.catch(() => undefined) : synced);
   }
 
   async list(folder: string): Promise<string[]> {

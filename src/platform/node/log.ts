@@ -48,6 +48,9 @@ export class RotatingFile {
     this.#bytes = fs.fstatSync(this.#fd).size;
   }
 
+  /**
+   * Appends a line, which has its line end. Never throws: a line that cannot be written is lost.
+   */
   write(line: string): void {
     if (this.#fd < 0) return;
     try {
@@ -58,6 +61,7 @@ export class RotatingFile {
     }
   }
 
+  /** Closes the file; lines after it are dropped. Idempotent. */
   close(): void {
     if (this.#fd < 0) return;
     fs.closeSync(this.#fd);
