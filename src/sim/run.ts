@@ -133,7 +133,10 @@ class Run {
     const endMs = timeline.nowMs + QUIET_MS;
     const watch = async (what: string, isWell: () => Promise<boolean>) => {
       while (!(await isWell())) {
-        if (timeline.nowMs > endMs) throw new Error(`with all healed it does not come to: ${what}`);
+        if (timeline.nowMs > endMs) {
+          await this.#ask(() => this.#cluster.backend.proxyStatuses(2_000));
+          throw new Error(`with all healed it does not come to: ${what}`);
+        }
         await sleep(LOOK_MS);
       }
     };
