@@ -15,6 +15,7 @@ const HELP = `npm run sim -- [options]: the whole cluster in one process, under 
   --minutes M    goes on for so long (1)
   --seconds S    simulated seconds of trouble of each seed (60)
   --workers W    processes (one for each core)
+  --until-failure  ends at the first seed that fails, and says how many it took
   --trace        prints everything that happened in the first seed`;
 
 const BEAT_MS = 5_000;
@@ -26,6 +27,7 @@ interface Settings {
   minutes: number;
   seconds: number;
   workers: number;
+  untilFailure: boolean;
   trace: boolean;
 }
 
@@ -39,6 +41,7 @@ function settingsOf(args: string[]): Settings | null {
       minutes: one,
       seconds: one,
       workers: one,
+      "until-failure": { type: "boolean", default: false },
       trace: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -56,6 +59,7 @@ function settingsOf(args: string[]): Settings | null {
     minutes: number("minutes", 1),
     seconds: number("seconds", 60),
     workers: Math.max(1, number("workers", availableParallelism())),
+    untilFailure: values["until-failure"],
     trace: values.trace,
   };
 }
@@ -138,7 +142,8 @@ async function many(settings: Settings): Promise<number> {
     new Promise((resolve, reject) => {
       let current = -1;
       const more = (): void => {
-        if (next >= last || performance.now() > endMs) {
+        const isEnough = settings.untilFailure && totals.failures.length > 0;
+        if (next >= last || performance.now() > endMs || isEnough) {
           child.removeAllListeners("exit");
           child.disconnect();
           resolve();
@@ -166,6 +171,10 @@ async function many(settings: Settings): Promise<number> {
     for (const child of children) child.kill();
   }
   totals.sum();
+  const [failed] = totals.failures.map(({ seed }) => seed).sort((a, b) => a - b);
+  if (settings.untilFailure && failed !== undefined) {
+    console.log(`found after ${failed - settings.seed + 1} seeds`);
+  }
   return totals.failures.length > 0 ? 1 : 0;
 }
 

@@ -15,6 +15,7 @@ import { Kernel } from "./kernel.js";
 import { SimKv } from "./kv.js";
 import type { Life } from "./life.js";
 import { SimNbdEngine } from "./nbd.js";
+import type { LossChooser } from "./loss.js";
 import type { NetHost } from "./nethost.js";
 import type { Scene } from "./scene.js";
 import { Storage } from "./storage.js";
@@ -80,15 +81,15 @@ export class SimHost {
     life.atEnd(() => this.#lives.delete(life));
   }
 
-  /** All lives end, unsynced data are lost by chance, peers see silence. */
-  powerOff(): void {
+  /** All lives end, unsynced data are lost by chance or choice, peers see silence. */
+  powerOff(chooser?: LossChooser): void {
     if (!this.#isOn) return;
     this.#isOn = false;
     this.scene.count("power loss");
     this.trace.note(this.name, "loses power");
     for (const life of [...this.#lives]) life.end();
     this.net.powerOff();
-    this.storage.losePower();
+    this.storage.losePower(chooser);
   }
 
   powerOn(): void {

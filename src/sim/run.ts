@@ -6,6 +6,8 @@
 //   ─► all is read and right ─► clean stop, start ─► all is read and right again
 
 import { messageOf, StorageError } from "../base/errors.js";
+import { MIB } from "../base/units.js";
+import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
 import { Nemesis, type NemesisOptions, someTroubles } from "./nemesis.js";
 import { Scene } from "./scene.js";
@@ -15,6 +17,11 @@ import { type Habits, someHabits, Workload } from "./workload.js";
 /** With faults healed everything must be well within this time. */
 const QUIET_MS = 240_000;
 const LOOK_MS = 250;
+const PEEK_MS = 1000;
+/** The first segments of each vDisk are beyond the shared budget, whatever it is. */
+const JOURNAL_SLACK = 2;
+/** Maps, the registry, spare segments. */
+const OTHER_BYTES = 64 * MIB;
 
 export interface RunOptions {
   seed: number;
@@ -127,7 +134,11 @@ class Run {
     await this.#cluster.start();
     for (const client of this.#clients) client.start();
     this.#nemesis.start();
-    await sleep(this.#options.seconds * 1000);
+    const untilMs = timeline.nowMs + this.#options.seconds * 1000;
+    while (timeline.nowMs < untilMs) {
+      await sleep(PEEK_MS);
+      this.#journalsAreBounded();
+    }
     this.#nemesis.heal();
     this.#scene.trace.note("run", "all troubles are over");
     const endMs = timeline.nowMs + QUIET_MS;
@@ -160,6 +171,12 @@ class Run {
         return answer?.full === true;
       });
     }
+    // What sync has promised: nothing lacks a fragment, before anything more is repaired.
+    const look = { namespaces: null, repair: false, leaks: false };
+    const first = await this.#ask(() => this.#cluster.backend.verify(look, 60_000));
+    if (first !== null && first.lacking > 0) {
+      throw new Error(`${first.lacking} objects lack fragments after a sync at full width`);
+    }
     await watch("verify finds nothing", async () => {
       const options = { namespaces: null, repair: true, leaks: true };
       const report = await this.#ask(() => this.#cluster.backend.verify(options, 60_000));
@@ -169,6 +186,26 @@ class Run {
       return missing + corrupt + misplaced + leaked + unreachable + lacking === 0;
     });
     await this.#readAll(watch);
+    await this.#nothingIsOdd();
+  }
+
+  /** Back-pressure: the journals' files never take more than they may. */
+  #journalsAreBounded(): void {
+    const { journalBytes, threads } = this.#cluster.options;
+    const { usedBytes } = this.#cluster.front.storage.deviceOf("/router");
+    const others = this.#cluster.options.readCacheBytes + OTHER_BYTES;
+    const most = Math.max(journalBytes, threads * JOURNAL_BYTES_MIN) * JOURNAL_SLACK + others;
+    if (usedBytes > most) {
+      throw new Error(`the router's disk holds ${usedBytes} bytes, more than ${most}: no bound`);
+    }
+  }
+
+  /** The router's disk did not lie. */
+  async #nothingIsOdd(): Promise<void> {
+    const vdisks = (await this.#ask(() => this.#cluster.routerClient.list())) ?? [];
+    for (const { name, corruptions } of vdisks) {
+      if (corruptions > 0) throw new Error(`${name} counts ${corruptions} corruptions`);
+    }
   }
 
   /** What an operator's call answers; null when it is refused: it is asked again. */

@@ -9,6 +9,7 @@ import { KIB, MIB } from "../base/units.js";
 import type { Address } from "../platform/network.js";
 import { RegistryClient } from "../registry/client.js";
 import { RegistryDaemon } from "../registry/service.js";
+import type { PastLimits } from "../registry/watches.js";
 import { type HostConfig, type HostMemory, hostArenaBytes, VolumeHost } from "../router/host.js";
 import { RouterDaemon } from "../router/router.js";
 import type { SimHost } from "./host.js";
@@ -40,14 +41,20 @@ const ROUTER_MEMORY: HostMemory = {
   decodeBytes: 4 * MIB,
 };
 
-/** The registry of the cluster. */
-export function registrySpec(host: SimHost, address: Address, cluster: string): Spec {
+/** The registry of the cluster; `past`: how much of it watches may ask for. */
+export function registrySpec(
+  host: SimHost,
+  address: Address,
+  cluster: string,
+  past?: PastLimits,
+): Spec {
   const make = (life: Life, die: (reason: string) => void): Running => {
     const world = new SimWorld(host, life, { arenaBytes: 40 * MIB, receivePoolBytes: 4 * MIB });
     return new RegistryDaemon(world, {
       path: "/registry",
       address,
       cluster,
+      ...(past === undefined ? {} : { past }),
       onFatal: (error) => die(messageOf(error)),
     });
   };

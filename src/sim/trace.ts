@@ -15,6 +15,7 @@ export interface TraceLine {
   text: string;
 }
 
+/** The lines of one simulation. */
 export class Trace {
   readonly #timeline: Timeline;
   readonly #lines: TraceLine[] = [];
@@ -27,6 +28,7 @@ export class Trace {
     this.#all = all;
   }
 
+  /** Something happened to `node`. */
   note(node: string, text: string): void {
     const line = { timeMs: this.#timeline.nowMs, node, text };
     for (let i = 0; i < text.length; i++) this.#timeline.mix(text.charCodeAt(i));

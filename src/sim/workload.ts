@@ -68,8 +68,19 @@ export function someHabits(dice: Dice): Habits {
   };
 }
 
+const nobody = (): void => {};
+
 const RETRY_MS = 50;
 const HOT = 0.8;
+
+/** A request by its units of 512 bytes; both 0 for a flush. */
+export interface ScriptedRequest {
+  /** RequestKind. */
+  kind: number;
+  first: number;
+  count: number;
+  fua: boolean;
+}
 
 interface Flight {
   kind: "read" | "write" | "flush";
@@ -216,17 +227,38 @@ export class Workload {
     this.#lost.clear();
   }
 
+  /**
+   * One request of a script, as soon as there is a connection. True when it was answered without
+   * an error; one that is lost with its connection is not made again.
+   */
+  async perform(request: ScriptedRequest): Promise<boolean> {
+    const { kind, first, count, fua } = request;
+    while (this.#connection === null) {
+      await new Promise<void>((resolve) => {
+        this.#options.timeline.after(1, null, resolve);
+      });
+    }
+    return await new Promise<boolean>((resolve) => {
+      if (kind === RequestKind.Flush) this.#flush(resolve);
+      else if (kind === RequestKind.Read) this.#read(first, count, resolve);
+      else if (kind === RequestKind.Write) this.#write(first, count, fua, resolve);
+      else this.#clear(kind, { first, count, fua }, resolve);
+    });
+  }
+
   #someRequest(): void {
     const { dice, habits } = this.#options;
     const choice = dice.share();
     const { flushShare, trimShare, zeroShare, readShare } = habits;
     const { first, count } = this.#range();
+    const fua = dice.chance(habits.fuaShare);
     const clears = flushShare + trimShare;
-    if (choice < flushShare) this.#flush();
-    else if (choice < clears) this.#clear(RequestKind.Trim, first, count);
-    else if (choice < clears + zeroShare) this.#clear(RequestKind.WriteZeroes, first, count);
-    else if (dice.chance(readShare)) this.#read(first, count, () => {});
-    else this.#write(first, count);
+    const range = { first, count, fua };
+    if (choice < flushShare) this.#flush(nobody);
+    else if (choice < clears) this.#clear(RequestKind.Trim, range, nobody);
+    else if (choice < clears + zeroShare) this.#clear(RequestKind.WriteZeroes, range, nobody);
+    else if (dice.chance(readShare)) this.#read(first, count, nobody);
+    else this.#write(first, count, fua, nobody);
   }
 
   /** Units, mostly whole clusters, mostly in the hot part. */
@@ -241,7 +273,7 @@ export class Workload {
     return { first: (place * step) / UNIT_BYTES, count: (steps * step) / UNIT_BYTES };
   }
 
-  #begin(kind: Flight["kind"], onLost: () => void = () => {}): number {
+  #begin(kind: Flight["kind"], onLost: () => void): number {
     const id = ++this.#last;
     this.#flights.set(id, { kind, beganMs: this.#options.timeline.nowMs, onLost });
     return id;
@@ -261,8 +293,10 @@ export class Workload {
     if (this.#flights.size === 0) this.#idle?.();
   }
 
-  #flush(): void {
-    const id = this.#begin("flush");
+  // Of all requests: `then` hears whether it was answered without an error.
+
+  #flush(then: (ok: boolean) => void): void {
+    const id = this.#begin("flush", () => then(false));
     this.history.flushBegins(id);
     this.#connection!.request(RequestKind.Flush, 0, 0, 0, null, (errno) => {
       if (!this.#end(id)) return;
@@ -274,38 +308,47 @@ export class Workload {
         this.history.flushIsOver(id);
       }
       this.#settled();
+      then(errno === 0);
     });
   }
 
-  #write(first: number, count: number): void {
-    if (this.history.isCrowded(first, count)) return;
-    const fua = this.#options.dice.chance(this.#options.habits.fuaShare);
-    const id = this.#begin("write");
+  #write(first: number, count: number, fua: boolean, then: (ok: boolean) => void): void {
+    if (this.history.isCrowded(first, count)) {
+      then(false);
+      return;
+    }
+    const id = this.#begin("write", () => then(false));
     this.history.writeBegins(id, first, count, false);
     const data = new Uint8Array(count * UNIT_BYTES);
     fillUnits(data, id, first);
-    this.#change(id, RequestKind.Write, fua, first, count, data);
+    this.#change(id, { kind: RequestKind.Write, first, count, fua }, data, then);
   }
 
-  #clear(kind: number, first: number, count: number): void {
-    if (this.history.isCrowded(first, count)) return;
-    const fua = this.#options.dice.chance(this.#options.habits.fuaShare);
-    const id = this.#begin("write");
+  #clear(
+    kind: number,
+    range: { first: number; count: number; fua: boolean },
+    then: (ok: boolean) => void,
+  ): void {
+    const { first, count } = range;
+    if (this.history.isCrowded(first, count)) {
+      then(false);
+      return;
+    }
+    const id = this.#begin("write", () => then(false));
     this.history.writeBegins(id, first, count, true);
-    this.#change(id, kind, fua, first, count, null);
+    this.#change(id, { kind, ...range }, null, then);
   }
 
   #change(
     id: number,
-    kind: number,
-    fua: boolean,
-    first: number,
-    count: number,
+    request: ScriptedRequest,
     data: Uint8Array | null,
+    then: (ok: boolean) => void,
   ): void {
+    const { kind, first, count, fua } = request;
     const flags = fua ? RequestFlag.Fua : 0;
-    const offset = first * UNIT_BYTES;
-    this.#connection!.request(kind, flags, offset, count * UNIT_BYTES, data, (errno) => {
+    const [offset, bytes] = [first * UNIT_BYTES, count * UNIT_BYTES];
+    this.#connection!.request(kind, flags, offset, bytes, data, (errno) => {
       if (!this.#end(id)) return;
       if (errno === 0) {
         this.acknowledged++;
@@ -316,10 +359,10 @@ export class Workload {
         this.#lost.add(id);
       }
       this.#settled();
+      then(errno === 0);
     });
   }
 
-  /** `then` hears whether it was answered without an error. */
   #read(first: number, count: number, then: (ok: boolean) => void): void {
     const { name, onViolation } = this.#options;
     const id = this.#begin("read", () => then(false));
