@@ -336,7 +336,11 @@ export class AsdClient {
 
   /** The disk's identity, room and counters. */
   async stats(options: CallOptions): Promise<AsdStats> {
-    return await this.#control(AsdOperation.stats, {}, statsSchema, options);
+    const stats = await this.#control(AsdOperation.stats, {}, statsSchema, options);
+    // A disk that is called full or slow is spared requests whose answers would tell otherwise.
+    this.isNearlyFull = stats.full;
+    this.isSlow = stats.slow;
+    return stats;
   }
 
   /** Reads and verifies about `pagesMax` pages of the keys behind `after`; `next` continues it. */
