@@ -122,6 +122,17 @@ t.test("a client stores, reads, lists and deletes", async (t) => {
   t.match(daemon.status(), { state: "stopped" });
 });
 
+t.test("statistics end what the flags of an old answer said", async (t) => {
+  const { daemon, address } = await startDaemon();
+  const client = clientOf(address);
+  client.isNearlyFull = true;
+  client.isSlow = true;
+  await client.stats(limit);
+  t.same([client.isNearlyFull, client.isSlow], [false, false]);
+  await client.close();
+  await daemon.stop();
+});
+
 t.test("many small values come in several answers", async (t) => {
   const { daemon, address } = await startDaemon();
   const client = clientOf(address);
