@@ -2,12 +2,7 @@
 // The crash-point sweep's command line: every point of the story, every kind of crash.
 
 import { parseArgs } from "node:util";
-import {
-  type CrashKind,
-  type CrashPoint,
-  type SweepResult,
-  sweepOnce,
-} from "../sim/sweep.js";
+import { type CrashKind, type CrashPoint, type SweepResult, sweepOnce } from "../sim/sweep.js";
 
 const HELP = `npm run sweep -- [options]: a crash at every disk and network operation of one story
 
@@ -47,9 +42,12 @@ async function sweep(seed: number, every: number, ways: number): Promise<number>
   for (let number = 1; number <= plain.frames; number += every) {
     points.push({ what: "frame", host: number % plain.effects.length, number });
   }
-  console.log(`${points.length} points: ${plain.effects.join(" + ")} effects, ${plain.frames} frames`);
+  console.log(
+    `${points.length} points: ${plain.effects.join(" + ")} effects, ${plain.frames} frames`,
+  );
   const count: Count = { runs: 0, points: 0, failures: 0 };
-  const say = () => console.log(`${count.points} points, ${count.runs} runs, ${count.failures} failed`);
+  const say = () =>
+    console.log(`${count.points} points, ${count.runs} runs, ${count.failures} failed`);
   const beat = setInterval(say, BEAT_MS);
   for (const point of points) {
     await onePoint(seed, point, ways, count);

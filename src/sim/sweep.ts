@@ -235,4 +235,3 @@ class Sweep {
     this.#over = true;
   }
 }
-

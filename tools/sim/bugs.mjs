@@ -175,7 +175,8 @@ export const BUGS = [
     rule: "C6",
     file: "src/backend/gc.ts",
     find: "  return place !== undefined && place.osd === osd && place.version === mark.name.version;",
-    replace: "  return place !== undefined && place.osd === osd && place.version < mark.name.version;",
+    replace:
+      "  return place !== undefined && place.osd === osd && place.version < mark.name.version;",
   },
   {
     name: "repair uses a fragment's name again",
