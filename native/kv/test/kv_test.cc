@@ -32,7 +32,7 @@ std::string Varint(size_t value) {
   return bytes;
 }
 
-// A batch in wire format, as src/platform/node/kvbatch.ts makes it.
+// A batch in wire format, as src/platform/kvbatch.ts makes it.
 class Batch {
  public:
   Batch& Put(const std::string& key, const std::string& value) {

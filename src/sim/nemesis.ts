@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who makes things go wrong: at random times a random trouble, which ends after a while. Each seed
+// has kinds of its own and weights of its own (swarm testing), so that rare combinations happen.
+//
+// What the policy does not promise to survive is not done: damage of stored data keeps to m disks,
+// chosen once, and no other disk loses what it has acknowledged.
+
+import type { SimCluster } from "./cluster.js";
+import type { Dice } from "./dice.js";
+import type { SimHost } from "./host.js";
+import type { SimProcess } from "./process.js";
+import type { Scene } from "./scene.js";
+
+/** One kind of trouble: begins it, and answers how to end it (null: it is over already). */
+type Trouble = (dice: Dice) => (() => void) | null;
+
+export interface NemesisOptions {
+  /** Mean time between two troubles in milliseconds. */
+  everyMs: number;
+  /** Weight of each kind; a kind with 0 is off. */
+  weights: Record<TroubleKind, number>;
+}
+
+export const TROUBLES = [
+  "kill router",
+  "kill asd",
+  "kill proxy",
+  "kill registry",
+  "freeze process",
+  "freeze host",
+  "power of a disk host",
+  "power of the router's host",
+  "partition",
+  "one way",
+  "slow link",
+  "lossy link",
+  "reset connections",
+  "slow disk",
+  "read errors",
+  "full disk",
+  "bit rot",
+  "lost writes",
+  "misdirected writes",
+  "clock jump",
+] as const;
+export type TroubleKind = (typeof TROUBLES)[number];
+
+/** Weights of a seed: about half of the kinds, some of them wild. */
+export function someTroubles(dice: Dice): NemesisOptions {
+  const weights = Object.fromEntries(
+    TROUBLES.map((kind) => [kind, dice.chance(0.5) ? dice.around(1) : 0]),
+  ) as Record<TroubleKind, number>;
+  // A seed without a crash says little.
+  weights["kill router"] += 0.3;
+  return { everyMs: dice.pick([500, 1000, 2000, 4000]), weights };
+}
+
+export class Nemesis {
+  readonly #scene: Scene;
+  readonly #cluster: SimCluster;
+  readonly #dice: Dice;
+  readonly #options: NemesisOptions;
+  /** Told before the power of the router's host fails. */
+  readonly #onPowerLoss: () => void;
+  readonly #undo = new Set<() => void>();
+  readonly #troubles: Record<TroubleKind, Trouble>;
+  /** Disks whose stored data may be damaged: no more than the policy survives. */
+  readonly #weak: SimProcess[];
+  #running = false;
+
+  constructor(cluster: SimCluster, options: NemesisOptions, onPowerLoss: () => void) {
+    this.#scene = cluster.scene;
+    this.#cluster = cluster;
+    this.#dice = cluster.scene.dice.fork("nemesis");
+    this.#options = options;
+    this.#onPowerLoss = onPowerLoss;
+    this.#weak = this.#dice.shuffle([...cluster.asds]).slice(0, cluster.options.policy.m);
+    this.#troubles = this.#makeTroubles();
+  }
+
+  start(): void {
+    this.#running = true;
+    this.#later();
+  }
+
+  /** Ends all troubles; none begins any more. */
+  heal(): void {
+    this.#running = false;
+    for (const undo of [...this.#undo]) undo();
+  }
+
+  #later(): void {
+    const { timeline } = this.#scene;
+    timeline.after(this.#dice.around(this.#options.everyMs), null, () => {
+      if (!this.#running) return;
+      this.#strike();
+      this.#later();
+    });
+  }
+
+  #strike(): void {
+    const kind = this.#choose();
+    if (kind === null) return;
+    this.#scene.trace.note("nemesis", kind);
+    const end = this.#troubles[kind](this.#dice);
+    if (end === null) return;
+    const undo = () => {
+      if (!this.#undo.delete(undo)) return;
+      this.#scene.trace.note("nemesis", `${kind} is over`);
+      end();
+    };
+    this.#undo.add(undo);
+    this.#scene.timeline.after(this.#dice.around(3000), null, undo);
+  }
+
+  #choose(): TroubleKind | null {
+    const { weights } = this.#options;
+    const sum = TROUBLES.reduce((total, kind) => total + weights[kind], 0);
+    let at = this.#dice.share() * sum;
+    for (const kind of TROUBLES) {
+      at -= weights[kind];
+      if (at < 0) return kind;
+    }
+    return null;
+  }
+
+  #kill(process: SimProcess): null {
+    if (process.isAlive) this.#scene.count(`kill ${process.spec.role}`);
+    process.kill("SIGKILL");
+    return null;
+  }
+
+  #power(host: SimHost, dice: Dice): (() => void) | null {
+    if (!host.isOn) return null;
+    const { processes } = this.#cluster;
+    host.powerOff();
+    const mine = processes.filter((process) => process.spec.host === host);
+    for (const process of mine) process.powerIsGone();
+    const back = () => {
+      host.powerOn();
+      for (const process of mine) process.powerIsBack();
+    };
+    if (dice.chance(0.3)) {
+      back();
+      return null;
+    }
+    return back;
+  }
+
+  #makeTroubles(): Record<TroubleKind, Trouble> {
+    const { cluster, net } = { cluster: this.#cluster, net: this.#scene.net };
+    const links = (dice: Dice) => {
+      const [from, to] = dice.shuffle([...cluster.hosts]) as [SimHost, SimHost];
+      return { there: net.link(from.net, to.net), back: net.link(to.net, from.net) };
+    };
+    const device = (process: SimProcess) => {
+      const path = `/asd${cluster.asds.indexOf(process)}`;
+      return process.spec.host.storage.deviceOf(path);
+    };
+    const weak = (dice: Dice) => device(dice.pick(this.#weak));
+    return {
+      "kill router": () => this.#kill(cluster.router),
+      "kill asd": (dice) => this.#kill(dice.pick(cluster.asds)),
+      "kill proxy": (dice) => this.#kill(dice.pick(cluster.proxies)),
+      "kill registry": () => this.#kill(cluster.registry),
+      "freeze process": (dice) => {
+        const process = dice.pick(cluster.processes);
+        this.#scene.count("freeze process");
+        process.freeze();
+        return () => process.thaw();
+      },
+      "freeze host": (dice) => {
+        const host = dice.pick(cluster.hosts);
+        this.#scene.count("freeze host");
+        host.freeze();
+        return () => host.thaw();
+      },
+      "power of a disk host": (dice) => this.#power(dice.pick(cluster.diskHosts), dice),
+      "power of the router's host": (dice) => {
+        if (cluster.front.isOn) this.#onPowerLoss();
+        return this.#power(cluster.front, dice);
+      },
+      partition: (dice) => {
+        const { there, back } = links(dice);
+        there.blocked = true;
+        back.blocked = true;
+        return () => {
+          there.blocked = false;
+          back.blocked = false;
+        };
+      },
+      "one way": (dice) => {
+        const { there } = links(dice);
+        there.blocked = true;
+        return () => {
+          there.blocked = false;
+        };
+      },
+      "slow link": (dice) => {
+        const { there } = links(dice);
+        there.delayMs = dice.around(50);
+        there.jitterMs = dice.around(50);
+        return () => there.heal();
+      },
+      "lossy link": (dice) => {
+        const { there } = links(dice);
+        there.lossRate = dice.share() * 0.2;
+        return () => there.heal();
+      },
+      "reset connections": (dice) => {
+        const { there } = links(dice);
+        there.resetRate = dice.share() * 0.1;
+        return () => there.heal();
+      },
+      "slow disk": (dice) => {
+        const slow = device(dice.pick(cluster.asds));
+        slow.faults.slow(2 + dice.around(20));
+        return () => slow.faults.slow(1);
+      },
+      "read errors": (dice) => {
+        const bad = weak(dice);
+        bad.faults.rates(bad.mount, { "read error": dice.share() * 0.2 });
+        return () => bad.faults.rates(bad.mount, null);
+      },
+      "full disk": (dice) => {
+        const full = device(dice.pick(cluster.asds));
+        full.faults.capacity(0);
+        return () => full.faults.capacity(Number.MAX_SAFE_INTEGER);
+      },
+      "bit rot": (dice) => {
+        const rotten = weak(dice);
+        for (let i = dice.below(20); i >= 0; i--) rotten.faults.rot(`${rotten.mount}/extents`);
+        return null;
+      },
+      "lost writes": (dice) => {
+        const bad = weak(dice);
+        bad.faults.rates(`${bad.mount}/extents`, { "lost write": dice.share() * 0.3 });
+        return () => bad.faults.rates(`${bad.mount}/extents`, null);
+      },
+      "misdirected writes": (dice) => {
+        const bad = weak(dice);
+        bad.faults.rates(`${bad.mount}/extents`, { "misdirected write": dice.share() * 0.3 });
+        return () => bad.faults.rates(`${bad.mount}/extents`, null);
+      },
+      "clock jump": (dice) => {
+        const host = dice.pick(cluster.hosts);
+        host.time.skewMs += dice.between(-10_000, 10_000);
+        this.#scene.count("clock jump");
+        return null;
+      },
+    };
+  }
+}

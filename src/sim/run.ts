@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// One seed: a cluster of its own kind is brought up, clients work while things go wrong, then all is
+// healed and everything is looked at:
+//
+//   start ─► clients + nemesis, `seconds` ─► heal ─► every request ends ─► full width, verify clean
+//   ─► all is read and right ─► clean stop, start ─► all is read and right again
+
+import { messageOf, StorageError } from "../base/errors.js";
+import { MIB } from "../base/units.js";
+import { JOURNAL_BYTES_MIN } from "../volume/open.js";
+import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
+import { Nemesis, type NemesisOptions, someTroubles } from "./nemesis.js";
+import { Scene } from "./scene.js";
+import type { TraceLine } from "./trace.js";
+import { type Habits, someHabits, Workload } from "./workload.js";
+
+/** With faults healed everything must be well within this time. */
+const QUIET_MS = 240_000;
+const LOOK_MS = 250;
+const PEEK_MS = 1000;
+/** The first segments of each vDisk are beyond the shared budget, whatever it is. */
+const JOURNAL_SLACK = 2;
+/** Maps, the registry, spare segments. */
+const OTHER_BYTES = 64 * MIB;
+
+export interface RunOptions {
+  seed: number;
+  /** Simulated seconds of trouble. */
+  seconds: number;
+  traceAll: boolean;
+  /** An error that nobody has caught since the seed began, or null. */
+  stray?: () => unknown;
+}
+
+export interface RunResult {
+  seed: number;
+  /** What must not be; empty for a seed that passed. */
+  failure: string;
+  digest: number;
+  events: number;
+  /** Simulated time, in milliseconds. */
+  simulatedMs: number;
+  acknowledged: number;
+  refused: number;
+  slowestMs: number;
+  faults: Record<string, number>;
+  trace: TraceLine[];
+}
+
+/** What a seed consists of; for people, and for those who change one part of it. */
+export interface Plan {
+  cluster: ClusterOptions;
+  habits: Habits[];
+  nemesis: NemesisOptions;
+}
+
+/** The plan of a seed. */
+export function planOf(seed: number): Plan {
+  const scene = new Scene(seed, false);
+  const cluster = someCluster(scene.dice.fork("plan"));
+  const habits = cluster.vdisks.map((_, i) => someHabits(scene.dice.fork(`habits ${i}`)));
+  return { cluster, habits, nemesis: someTroubles(scene.dice.fork("troubles")) };
+}
+
+/** Runs a seed. Never rejects for what the product did wrong: that is the result's `failure`. */
+export async function runSeed(
+  options: RunOptions,
+  plan = planOf(options.seed),
+): Promise<RunResult> {
+  const run = new Run(options, plan);
+  return await run.result();
+}
+
+class Run {
+  readonly #options: RunOptions;
+  readonly #scene: Scene;
+  readonly #cluster: SimCluster;
+  readonly #clients: Workload[] = [];
+  readonly #nemesis: Nemesis;
+  #failure = "";
+  #over = false;
+
+  constructor(options: RunOptions, plan: Plan) {
+    this.#options = options;
+    this.#scene = new Scene(options.seed, options.traceAll);
+    this.#cluster = new SimCluster(this.#scene, plan.cluster);
+    for (const [i, vdisk] of plan.cluster.vdisks.entries()) {
+      const client = new Workload({
+        name: `client ${vdisk.name}`,
+        timeline: this.#scene.timeline,
+        trace: this.#scene.trace,
+        dice: this.#scene.dice.fork(`client ${i}`),
+        habits: plan.habits[i]!,
+        sizeBytes: vdisk.sizeBytes,
+        connect: (onEnd) => this.#cluster.connect(vdisk.name, onEnd),
+        onViolation: (words) => this.#fail(words),
+      });
+      this.#clients.push(client);
+    }
+    this.#nemesis = new Nemesis(this.#cluster, plan.nemesis, () => {
+      for (const client of this.#clients) client.powerLost();
+    });
+  }
+
+  async result(): Promise<RunResult> {
+    const { timeline, faults, trace } = this.#scene;
+    void this.#story().catch((error: unknown) => this.#broken(error));
+    try {
+      await timeline.run(() => this.#over || this.#hasStray());
+      if (!this.#over) this.#fail("nothing is left to happen, and it is not over");
+    } catch (error) {
+      this.#broken(error);
+    }
+    const sum = (of: (client: Workload) => number) =>
+      this.#clients.reduce((total, client) => total + of(client), 0);
+    return {
+      seed: this.#options.seed,
+      failure: this.#failure,
+      digest: timeline.digest,
+      events: timeline.events,
+      simulatedMs: timeline.nowMs,
+      acknowledged: sum((client) => client.acknowledged),
+      refused: sum((client) => client.refused),
+      slowestMs: Math.max(...this.#clients.map((client) => client.slowestMs)),
+      faults: Object.fromEntries(faults),
+      trace: this.#failure === "" && !this.#options.traceAll ? [] : trace.lines(),
+    };
+  }
+
+  async #story(): Promise<void> {
+    const { timeline } = this.#scene;
+    const sleep = (ms: number) =>
+      new Promise<void>((resolve) => void timeline.after(ms, null, resolve));
+    await this.#cluster.start();
+    for (const client of this.#clients) client.start();
+    this.#nemesis.start();
+    const untilMs = timeline.nowMs + this.#options.seconds * 1000;
+    while (timeline.nowMs < untilMs) {
+      await sleep(PEEK_MS);
+      this.#journalsAreBounded();
+    }
+    this.#nemesis.heal();
+    this.#scene.trace.note("run", "all troubles are over");
+    const endMs = timeline.nowMs + QUIET_MS;
+    const watch = async (what: string, isWell: () => Promise<boolean>) => {
+      while (!(await isWell())) {
+        if (timeline.nowMs > endMs) {
+          await this.#ask(() => this.#cluster.backend.proxyStatuses(2_000));
+          throw new Error(`with all healed it does not come to: ${what}`);
+        }
+        await sleep(LOOK_MS);
+      }
+    };
+    let stopped = 0;
+    for (const client of this.#clients) void client.stop().then(() => stopped++);
+    await watch("every request ends", async () => stopped === this.#clients.length);
+    await this.#allIsWell(watch);
+    await this.#cluster.stop();
+    this.#scene.trace.note("run", "stopped in order");
+    await this.#cluster.startAgain();
+    await this.#readAll(watch);
+    this.#over = true;
+  }
+
+  async #allIsWell(
+    watch: (what: string, isWell: () => Promise<boolean>) => Promise<void>,
+  ): Promise<void> {
+    for (const { name } of this.#cluster.options.vdisks) {
+      await watch(`${name} at full width`, async () => {
+        const answer = await this.#ask(() => this.#cluster.routerClient.sync(name, 20_000));
+        return answer?.full === true;
+      });
+    }
+    // What sync has promised: nothing lacks a fragment, before anything more is repaired.
+    const look = { namespaces: null, repair: false, leaks: false };
+    const first = await this.#ask(() => this.#cluster.backend.verify(look, 60_000));
+    if (first !== null && first.lacking > 0) {
+      throw new Error(`${first.lacking} objects lack fragments after a sync at full width`);
+    }
+    await watch("verify finds nothing", async () => {
+      const options = { namespaces: null, repair: true, leaks: true };
+      const report = await this.#ask(() => this.#cluster.backend.verify(options, 60_000));
+      if (report === null) return false;
+      const { missing, corrupt, misplaced, leaked, unreachable, lacking, unreadable } = report;
+      if (unreadable > 0) throw new Error(`${unreadable} objects cannot be read any more`);
+      return missing + corrupt + misplaced + leaked + unreachable + lacking === 0;
+    });
+    await this.#readAll(watch);
+    await this.#nothingIsOdd();
+  }
+
+  /** Back-pressure: the journals' files never take more than they may. */
+  #journalsAreBounded(): void {
+    const { journalBytes, threads } = this.#cluster.options;
+    const { usedBytes } = this.#cluster.front.storage.deviceOf("/router");
+    const others = this.#cluster.options.readCacheBytes + OTHER_BYTES;
+    const most = Math.max(journalBytes, threads * JOURNAL_BYTES_MIN) * JOURNAL_SLACK + others;
+    if (usedBytes > most) {
+      throw new Error(`the router's disk holds ${usedBytes} bytes, more than ${most}: no bound`);
+    }
+  }
+
+  /** The router's disk did not lie. */
+  async #nothingIsOdd(): Promise<void> {
+    const vdisks = (await this.#ask(() => this.#cluster.routerClient.list())) ?? [];
+    for (const { name, corruptions } of vdisks) {
+      if (corruptions > 0) throw new Error(`${name} counts ${corruptions} corruptions`);
+    }
+  }
+
+  /** What an operator's call answers; null when it is refused: it is asked again. */
+  async #ask<T>(call: () => Promise<T>): Promise<T | null> {
+    try {
+      const answer = await call();
+      this.#scene.trace.note("operator", JSON.stringify(answer));
+      return answer;
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      this.#scene.trace.note("operator", `refused: ${messageOf(error)}`);
+      return null;
+    }
+  }
+
+  async #readAll(
+    watch: (what: string, isWell: () => Promise<boolean>) => Promise<void>,
+  ): Promise<void> {
+    let read = 0;
+    for (const client of this.#clients) void client.readAll().then(() => read++);
+    await watch("everything is read", async () => read === this.#clients.length);
+  }
+
+  #hasStray(): boolean {
+    const stray = this.#options.stray?.() ?? null;
+    if (stray !== null) this.#broken(stray);
+    return stray !== null;
+  }
+
+  #broken(error: unknown): void {
+    this.#fail(error instanceof Error ? (error.stack ?? error.message) : messageOf(error));
+  }
+
+  #fail(words: string): void {
+    this.#scene.trace.note("run", `FAILED: ${words}`);
+    if (this.#failure === "") this.#failure = words;
+    this.#over = true;
+  }
+}
