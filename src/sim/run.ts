@@ -174,8 +174,8 @@ class Run {
     // What sync has promised: nothing lacks a fragment, before anything more is repaired.
     const look = { namespaces: null, repair: false, leaks: false };
     const first = await this.#ask(() => this.#cluster.backend.verify(look, 60_000));
-    if (first !== null && first.lacking > 0) {
-      throw new Error(`${first.lacking} objects lack fragments after a sync at full width`);
+    if (first !== null && first.missing > 0) {
+      throw new Error(`${first.missing} fragments are missing after a sync at full width`);
     }
     await watch("verify finds nothing", async () => {
       const options = { namespaces: null, repair: true, leaks: true };
