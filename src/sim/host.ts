@@ -144,7 +144,10 @@ export class SimHost {
 
   #device(mount: string): Device {
     const device = new Device(mount, this.dice.fork(`device ${mount}`));
-    device.faults.onFault = (kind) => this.scene.count(`disk ${kind}`);
+    device.faults.onFault = (kind, path) => {
+      this.scene.count(`disk ${kind}`);
+      this.trace.note(this.name, `disk ${kind}: ${path}`);
+    };
     return device;
   }
 }

@@ -19,6 +19,8 @@ export interface NemesisOptions {
   everyMs: number;
   /** Weight of each kind; a kind with 0 is off. */
   weights: Record<TroubleKind, number>;
+  /** Troubles that would happen and do not: all of a kind, or single ones by their number. */
+  omit: (number: number, kind: TroubleKind) => boolean;
 }
 
 export const TROUBLES = [
@@ -52,7 +54,7 @@ export function someTroubles(dice: Dice): NemesisOptions {
   ) as Record<TroubleKind, number>;
   // A seed without a crash says little.
   weights["kill router"] += 0.3;
-  return { everyMs: dice.pick([500, 1000, 2000, 4000]), weights };
+  return { everyMs: dice.pick([500, 1000, 2000, 4000]), weights, omit: () => false };
 }
 
 export class Nemesis {
@@ -67,6 +69,8 @@ export class Nemesis {
   /** Disks whose stored data may be damaged: no more than the policy survives. */
   readonly #weak: SimProcess[];
   #running = false;
+  /** Of the trouble that began last; from 1. */
+  #number = 0;
 
   constructor(cluster: SimCluster, options: NemesisOptions, onPowerLoss: () => void) {
     this.#scene = cluster.scene;
@@ -101,16 +105,25 @@ export class Nemesis {
   #strike(): void {
     const kind = this.#choose();
     if (kind === null) return;
-    this.#scene.trace.note("nemesis", kind);
-    const end = this.#troubles[kind](this.#dice);
+    // Dice of its own, so that leaving one trouble out does not make others of those that follow.
+    const number = ++this.#number;
+    const dice = this.#dice.fork(`trouble ${number}`);
+    if (this.#options.omit(number, kind)) return;
+    this.#scene.trace.note("nemesis", `${number} ${kind}`);
+    const end = this.#troubles[kind](dice);
     if (end === null) return;
     const undo = () => {
       if (!this.#undo.delete(undo)) return;
-      this.#scene.trace.note("nemesis", `${kind} is over`);
+      this.#scene.trace.note("nemesis", `${number} ${kind} is over`);
       end();
     };
     this.#undo.add(undo);
-    this.#scene.timeline.after(this.#dice.around(3000), null, undo);
+    this.#scene.timeline.after(dice.around(3000), null, undo);
+  }
+
+  /** Whom the trouble that begins now meets. */
+  #meets(whom: string): void {
+    this.#scene.trace.note("nemesis", `${this.#number} meets ${whom}`);
   }
 
   #choose(): TroubleKind | null {
@@ -151,10 +164,12 @@ export class Nemesis {
     const { cluster, net } = { cluster: this.#cluster, net: this.#scene.net };
     const links = (dice: Dice) => {
       const [from, to] = dice.shuffle([...cluster.hosts]) as [SimHost, SimHost];
+      this.#meets(`${from.name} > ${to.name}`);
       return { there: net.link(from.net, to.net), back: net.link(to.net, from.net) };
     };
     const device = (process: SimProcess) => {
       const path = `/asd${cluster.asds.indexOf(process)}`;
+      this.#meets(process.name);
       return process.spec.host.storage.deviceOf(path);
     };
     const weak = (dice: Dice) => device(dice.pick(this.#weak));
@@ -166,12 +181,14 @@ export class Nemesis {
       "freeze process": (dice) => {
         const process = dice.pick(cluster.processes);
         this.#scene.count("freeze process");
+        this.#meets(process.name);
         process.freeze();
         return () => process.thaw();
       },
       "freeze host": (dice) => {
         const host = dice.pick(cluster.hosts);
         this.#scene.count("freeze host");
+        this.#meets(host.name);
         host.freeze();
         return () => host.thaw();
       },
@@ -244,6 +261,7 @@ export class Nemesis {
       },
       "clock jump": (dice) => {
         const host = dice.pick(cluster.hosts);
+        this.#meets(host.name);
         host.time.skewMs += dice.between(-10_000, 10_000);
         this.#scene.count("clock jump");
         return null;
