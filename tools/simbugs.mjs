@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests the simulator: plants each bug of tools/sim/bugs.mjs into a copy of the compiled product and
-// counts the seeds until it is found. node tools/simbugs.mjs [--seeds N] [PART OF A NAME…]
+// Tests the simulator: plants each bug of tools/sim/bugs.mjs into a copy of the compiled product
+// and counts the seeds until it is found. node tools/simbugs.mjs [--seeds N] [PART OF A NAME…]
 // Fails when one is not found; prints the table of docs/simulator.md.
 
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

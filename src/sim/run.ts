@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One seed: a cluster of its own kind is brought up, clients work while things go wrong, then all is
-// healed and everything is looked at:
+// One seed: a cluster of its own kind is brought up, clients work while things go wrong, then all
+// is healed and everything is looked at:
 //
 //   start ─► clients + nemesis, `seconds` ─► heal ─► every request ends ─► full width, verify clean
 //   ─► all is read and right ─► clean stop, start ─► all is read and right again

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemons of a simulated cluster: what a real main (src/bin) does with arguments, this does with
-// a specification. Same classes, smaller memory.
+// The daemons of a simulated cluster: what a real main (src/bin) does with arguments, this does
+// with a specification. Same classes, smaller memory.
 
 import { AsdDaemon } from "../asd/daemon.js";
 import { PROXY_DEFAULTS, ProxyDaemon } from "../backend/proxy.js";

@@ -5,6 +5,7 @@
 
 import type { Test } from "tap";
 import { StorageError } from "../../src/base/errors.js";
+import type { Clock } from "../../src/platform/world.js";
 import {
   type Compare,
   fixedNumber,
@@ -14,7 +15,6 @@ import {
   type Transaction,
   type WatchEvent,
 } from "../../src/registry/registry.js";
-import type { Clock } from "../../src/platform/world.js";
 import { realClock } from "../platform/fixture.js";
 import { seeded } from "../platform/kv.contract.js";
 import { againstModel, bytes, put, text } from "./registry.model.js";
