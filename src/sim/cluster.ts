@@ -210,6 +210,13 @@ export class SimCluster {
     await this.#until("all is ready again", () => this.processes.every((one) => one.isReady));
   }
 
+  /** All that the router has on its disk is gone; it is not running. */
+  loseRouter(): void {
+    assert(!this.router.isAlive, "it was stopped");
+    this.front.storage.deviceOf("/router").loseFolder("/router");
+    this.scene.count("router's data lost");
+  }
+
   #addProxies(): string[] {
     const addresses: string[] = [];
     for (let i = 0; i < this.options.proxies; i++) {

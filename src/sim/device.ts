@@ -255,6 +255,18 @@ export class Device {
     this.#root = new Folder();
   }
 
+  /** A folder, all below it and its name are gone, for good. */
+  loseFolder(path: string): void {
+    const node = this.find(path);
+    if (node === null) return;
+    this.#walk((at, each) => {
+      if (lies(at, path)) this.#unname(each);
+    });
+    const parent = this.parent(path);
+    parent.remove(nameOf(path));
+    parent.sync();
+  }
+
   #unname(node: TreeNode): void {
     if (node.kind === "folder") {
       if (node.store?.isNamed) this.account(-node.store.diskBytes);

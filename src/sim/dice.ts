@@ -85,6 +85,17 @@ export class Dice implements Random {
     return list[this.below(list.length)]!;
   }
 
+  /** One of the kinds by their weights; null: all are 0. */
+  weighted<T extends string>(kinds: readonly T[], weights: Record<T, number>): T | null {
+    const sum = kinds.reduce((total, kind) => total + weights[kind], 0);
+    let at = this.share() * sum;
+    for (const kind of kinds) {
+      at -= weights[kind];
+      if (at < 0) return kind;
+    }
+    return null;
+  }
+
   /** Exponentially distributed, with this mean; at most twenty times it. */
   around(mean: number): number {
     return Math.min(-Math.log(1 - this.share()), 20) * mean;

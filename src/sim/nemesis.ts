@@ -103,7 +103,7 @@ export class Nemesis {
   }
 
   #strike(): void {
-    const kind = this.#choose();
+    const kind = this.#dice.weighted(TROUBLES, this.#options.weights);
     if (kind === null) return;
     // Dice of its own, so that leaving one trouble out does not make others of those that follow.
     const number = ++this.#number;
@@ -124,17 +124,6 @@ export class Nemesis {
   /** Whom the trouble that begins now meets. */
   #meets(whom: string): void {
     this.#scene.trace.note("nemesis", `${this.#number} meets ${whom}`);
-  }
-
-  #choose(): TroubleKind | null {
-    const { weights } = this.#options;
-    const sum = TROUBLES.reduce((total, kind) => total + weights[kind], 0);
-    let at = this.#dice.share() * sum;
-    for (const kind of TROUBLES) {
-      at -= weights[kind];
-      if (at < 0) return kind;
-    }
-    return null;
   }
 
   #kill(process: SimProcess): null {

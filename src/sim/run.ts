@@ -8,6 +8,7 @@
 import { messageOf, StorageError } from "../base/errors.js";
 import { MIB } from "../base/units.js";
 import { JOURNAL_BYTES_MIN } from "../volume/open.js";
+import { type ChoreOptions, Chores, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
 import { Nemesis, type NemesisOptions, someTroubles } from "./nemesis.js";
 import { Scene } from "./scene.js";
@@ -52,6 +53,11 @@ export interface Plan {
   cluster: ClusterOptions;
   habits: Habits[];
   nemesis: NemesisOptions;
+  chores: ChoreOptions;
+  /** Of vDisks that are made during the run. */
+  extraHabits: Habits;
+  /** After the clean stop the router's data are lost, and come back from the backend. */
+  losesRouter: boolean;
 }
 
 /** The plan of a seed. */
@@ -59,7 +65,15 @@ export function planOf(seed: number): Plan {
   const scene = new Scene(seed, false);
   const cluster = someCluster(scene.dice.fork("plan"));
   const habits = cluster.vdisks.map((_, i) => someHabits(scene.dice.fork(`habits ${i}`)));
-  return { cluster, habits, nemesis: someTroubles(scene.dice.fork("troubles")) };
+  const end = scene.dice.fork("end");
+  return {
+    cluster,
+    habits,
+    nemesis: someTroubles(scene.dice.fork("troubles")),
+    chores: someChores(scene.dice.fork("chores")),
+    extraHabits: someHabits(scene.dice.fork("extra habits")),
+    losesRouter: end.chance(0.5),
+  };
 }
 
 /** Runs a seed. Never rejects for what the product did wrong: that is the result's `failure`. */
@@ -77,6 +91,8 @@ class Run {
   readonly #cluster: SimCluster;
   readonly #clients: Workload[] = [];
   readonly #nemesis: Nemesis;
+  readonly #chores: Chores;
+  readonly #plan: Plan;
   #failure = "";
   #over = false;
 
@@ -84,22 +100,38 @@ class Run {
     this.#options = options;
     this.#scene = new Scene(options.seed, options.traceAll);
     this.#cluster = new SimCluster(this.#scene, plan.cluster);
-    for (const [i, vdisk] of plan.cluster.vdisks.entries()) {
-      const client = new Workload({
-        name: `client ${vdisk.name}`,
-        timeline: this.#scene.timeline,
-        trace: this.#scene.trace,
-        dice: this.#scene.dice.fork(`client ${i}`),
-        habits: plan.habits[i]!,
-        sizeBytes: vdisk.sizeBytes,
-        connect: (onEnd) => this.#cluster.connect(vdisk.name, onEnd),
+    this.#plan = plan;
+    const there = plan.cluster.vdisks.map(({ name, sizeBytes }, i) => {
+      return { name, client: this.#addClient(name, sizeBytes, plan.habits[i]!) };
+    });
+    this.#chores = new Chores(
+      {
+        cluster: this.#cluster,
+        dice: this.#scene.dice.fork("chores at work"),
+        chores: plan.chores,
+        addClient: (name, bytes) => this.#addClient(name, bytes, plan.extraHabits),
         onViolation: (words) => this.#fail(words),
-      });
-      this.#clients.push(client);
-    }
+      },
+      there,
+    );
     this.#nemesis = new Nemesis(this.#cluster, plan.nemesis, () => {
       for (const client of this.#clients) client.powerLost();
     });
+  }
+
+  #addClient(name: string, sizeBytes: number, habits: Habits): Workload {
+    const client = new Workload({
+      name: `client ${name}`,
+      timeline: this.#scene.timeline,
+      trace: this.#scene.trace,
+      dice: this.#scene.dice.fork(`client ${this.#clients.length}`),
+      habits,
+      sizeBytes,
+      connect: (onEnd) => this.#cluster.connect(name, onEnd),
+      onViolation: (words) => this.#fail(words),
+    });
+    this.#clients.push(client);
+    return client;
   }
 
   async result(): Promise<RunResult> {
@@ -134,12 +166,14 @@ class Run {
     await this.#cluster.start();
     for (const client of this.#clients) client.start();
     this.#nemesis.start();
+    this.#chores.start();
     const untilMs = timeline.nowMs + this.#options.seconds * 1000;
     while (timeline.nowMs < untilMs) {
       await sleep(PEEK_MS);
       this.#journalsAreBounded();
     }
     this.#nemesis.heal();
+    this.#chores.stop();
     this.#scene.trace.note("run", "all troubles are over");
     const endMs = timeline.nowMs + QUIET_MS;
     const watch = async (what: string, isWell: () => Promise<boolean>) => {
@@ -151,21 +185,28 @@ class Run {
         await sleep(LOOK_MS);
       }
     };
+    await watch("every chore ends", async () => this.#chores.underWay === 0);
     let stopped = 0;
     for (const client of this.#clients) void client.stop().then(() => stopped++);
     await watch("every request ends", async () => stopped === this.#clients.length);
     await this.#allIsWell(watch);
     await this.#cluster.stop();
     this.#scene.trace.note("run", "stopped in order");
+    if (this.#plan.losesRouter) {
+      this.#scene.trace.note("run", "the router's data are lost");
+      this.#cluster.loseRouter();
+    }
     await this.#cluster.startAgain();
     await this.#readAll(watch);
+    await this.#sizesAreRight();
     this.#over = true;
   }
 
   async #allIsWell(
     watch: (what: string, isWell: () => Promise<boolean>) => Promise<void>,
   ): Promise<void> {
-    for (const { name } of this.#cluster.options.vdisks) {
+    await this.#sizesAreRight();
+    for (const { name } of this.#chores.expected()) {
       await watch(`${name} at full width`, async () => {
         const answer = await this.#ask(() => this.#cluster.routerClient.sync(name, 20_000));
         return answer?.full === true;
@@ -187,6 +228,19 @@ class Run {
     });
     await this.#readAll(watch);
     await this.#nothingIsOdd();
+  }
+
+  /** The vDisks are those that the operator was told of, and have the sizes that were answered. */
+  async #sizesAreRight(): Promise<void> {
+    const vdisks = await this.#ask(() => this.#cluster.routerClient.list());
+    if (vdisks === null) return;
+    const words = (list: ReadonlyArray<{ name: string; sizeBytes: number }>) =>
+      list
+        .map(({ name, sizeBytes }) => `${name} ${sizeBytes}`)
+        .sort()
+        .join(", ");
+    const [found, expected] = [words(vdisks), words(this.#chores.expected())];
+    if (found !== expected) throw new Error(`there are ${found}; there should be ${expected}`);
   }
 
   /** Back-pressure: the journals' files never take more than they may. */

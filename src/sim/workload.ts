@@ -4,6 +4,7 @@
 // back; what was not answered is of unknown outcome until another router serves.
 
 import { assert } from "../base/assert.js";
+import { NbdErrno } from "../nbd/errno.js";
 import { RequestFlag, RequestKind } from "../nbd/target.js";
 import type { Dice } from "./dice.js";
 import { History, UNIT_BYTES, type Violation } from "./history.js";
@@ -117,10 +118,42 @@ export class Workload {
   #last = 0;
   #running = false;
   #connecting = false;
+  #gone = false;
+  #sizeBytes: number;
   #idle: (() => void) | null = null;
 
   constructor(options: WorkloadOptions) {
     this.#options = options;
+    this.#sizeBytes = options.sizeBytes;
+  }
+
+  /** Of the vDisk, as far as this client knows. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** Its vDisk was deleted. */
+  get isGone(): boolean {
+    return this.#gone;
+  }
+
+  /** An operator was told that the vDisk has this size: all of it is used from now on. */
+  grown(sizeBytes: number): void {
+    assert(sizeBytes >= this.#sizeBytes, "a vDisk only grows");
+    this.#sizeBytes = sizeBytes;
+  }
+
+  /** The vDisk was deleted: ends for good, and what it held does not matter any more. */
+  abandon(): void {
+    this.#running = false;
+    this.#gone = true;
+    const [connection, lost] = [this.#connection, [...this.#flights.values()]];
+    this.#connection = null;
+    this.#flights.clear();
+    this.#lost.clear();
+    connection?.close();
+    for (const { onLost } of lost) onLost();
+    this.#idle?.();
   }
 
   /** Begins; runs until `stop`. */
@@ -142,7 +175,7 @@ export class Workload {
 
   /** Reads all of the vDisk and checks it; for the end, when nothing else goes on. */
   async readAll(): Promise<void> {
-    const { sizeBytes } = this.#options;
+    const sizeBytes = this.#sizeBytes;
     const step = 64 * 1024;
     for (let offset = 0; offset < sizeBytes; offset += step) {
       await this.#readOnce(offset, Math.min(step, sizeBytes - offset));
@@ -178,7 +211,7 @@ export class Workload {
   }
 
   #connect(): void {
-    if (this.#connecting) return;
+    if (this.#connecting || this.#gone) return;
     this.#connecting = true;
     const { timeline, connect, trace, name } = this.#options;
     let ended = false;
@@ -190,6 +223,10 @@ export class Workload {
         this.#connecting = false;
         if (ended) {
           this.#onEnd();
+          return;
+        }
+        if (this.#gone) {
+          connection.close();
           return;
         }
         this.#connection = connection;
@@ -206,7 +243,7 @@ export class Workload {
 
   #onEnd(): void {
     const { trace, name } = this.#options;
-    if (this.#connecting) return;
+    if (this.#connecting || this.#gone) return;
     trace.note(name, `the connection has ended, ${this.#flights.size} requests are lost`);
     this.#connection = null;
     for (const [id, { kind }] of this.#flights) {
@@ -246,6 +283,13 @@ export class Workload {
     });
   }
 
+  /** A request beside the others, when there is a connection; nobody waits for it. */
+  tryOnce({ kind, first, count, fua }: ScriptedRequest): void {
+    if (this.#connection === null) return;
+    if (kind === RequestKind.Read) this.#read(first, count, nobody);
+    else this.#write(first, count, fua, nobody);
+  }
+
   #someRequest(): void {
     const { dice, habits } = this.#options;
     const choice = dice.share();
@@ -263,7 +307,8 @@ export class Workload {
 
   /** Units, mostly whole clusters, mostly in the hot part. */
   #range(): { first: number; count: number } {
-    const { dice, habits, sizeBytes } = this.#options;
+    const { dice, habits } = this.#options;
+    const sizeBytes = this.#sizeBytes;
     const step = dice.chance(habits.partialShare) ? UNIT_BYTES : 4096;
     const hot = dice.chance(HOT) ? habits.hotShare : 1;
     const places = Math.max(1, Math.floor((sizeBytes * hot) / step));
@@ -355,7 +400,7 @@ export class Workload {
         this.history.writeEnds(id, fua);
       } else {
         // It may have taken effect all the same, now or when the journal is read again.
-        this.refused++;
+        this.#refusal(errno);
         this.#lost.add(id);
       }
       this.#settled();
@@ -375,7 +420,7 @@ export class Workload {
         const wrong = this.history.readEnds(id, valuesOf(data!, first));
         if (wrong) onViolation(`${name}: ${describe(wrong)}`);
       } else {
-        this.refused++;
+        this.#refusal(errno);
         this.history.readIsOver(id);
       }
       this.#settled();
@@ -383,9 +428,17 @@ export class Workload {
     });
   }
 
+  /** What a client asks for lies within the vDisk, and is well formed. */
+  #refusal(errno: number): void {
+    const { name, onViolation } = this.#options;
+    this.refused++;
+    if (errno !== NbdErrno.Einval && errno !== NbdErrno.Enospc) return;
+    onViolation(`${name}: a request within ${this.#sizeBytes} bytes was refused with ${errno}`);
+  }
+
   async #readOnce(offset: number, bytes: number): Promise<void> {
     const { timeline } = this.#options;
-    for (;;) {
+    while (!this.#gone) {
       const isRead =
         this.#connection !== null &&
         (await new Promise<boolean>((resolve) =>
