@@ -7,15 +7,18 @@
 
 import { AsdClient } from "../asd/client.js";
 import { BackendClient, CLIENT_DEFAULTS } from "../backend/client.js";
+import { OSD_PREFIX, osdIdOf } from "../backend/paths.js";
 import type { Policy } from "../backend/policy.js";
-import { ensurePreset, registerOsd } from "../backend/records.js";
+import { ensurePreset, OSDS_MAX, readAll, registerOsd, setOsdState } from "../backend/records.js";
 import { assert } from "../base/assert.js";
-import { formatUuid } from "../base/bytes.js";
-import { StorageError } from "../base/errors.js";
+import { equalBytes, formatUuid, parseUuid } from "../base/bytes.js";
+import { messageOf, StorageError } from "../base/errors.js";
 import { GIB, KIB, MIB } from "../base/units.js";
 import { RegistryClient } from "../registry/client.js";
+import type { RegistryEntry } from "../registry/registry.js";
 import { RouterClient } from "../router/client.js";
 import { FailureDomain } from "../wire/generated/manifest.js";
+import { decodeOsdRecord, OsdState } from "../wire/generated/osd.js";
 import type { Dice } from "./dice.js";
 import { SimHost } from "./host.js";
 import { Life } from "./life.js";
@@ -76,6 +79,7 @@ const CONTROL = "tcp:127.1.0.1:7100";
 const NBD = "unix:/run/nbd.sock";
 const READY_MS = 60_000;
 const LOOK_MS = 20;
+const AGAIN_MS = 400;
 
 export class SimCluster {
   readonly scene: Scene;
@@ -210,6 +214,47 @@ export class SimCluster {
     await this.#until("all is ready again", () => this.processes.every((one) => one.isReady));
   }
 
+  /**
+   * What `ovs asd replace` does: the disk is declared gone, an empty one serves in its place. Goes
+   * on until it is done.
+   */
+  async replaceDisk(i: number): Promise<void> {
+    const asd = this.asds[i]!;
+    await asd.stop();
+    const old = this.#diskUuids[i]!;
+    await this.#insist(() => this.#forget(old));
+    asd.spec.host.storage.deviceOf(this.#diskPaths()[i]!).faults.wipe();
+    this.#diskUuids[i] = formatUuid(this.scene.dice.fork(`disk ${i} after ${old}`).bytes(16));
+    this.#known.delete(i);
+    asd.keep();
+    await this.#insist(() => this.#record(i));
+    this.scene.trace.note("operator", `${asd.name} has a new disk`);
+  }
+
+  async #forget(diskUuid: string): Promise<void> {
+    const { entries } = await readAll(this.operator, OSD_PREFIX, OSDS_MAX);
+    const wanted = parseUuid(diskUuid);
+    const isMeant = (entry: RegistryEntry) =>
+      equalBytes(decodeOsdRecord(entry.value).diskUuid, wanted);
+    const found = entries.find(isMeant);
+    assert(found !== undefined, "the disk was recorded");
+    await setOsdState(this.operator, osdIdOf(found.key), OsdState.gone);
+  }
+
+  /** Calls until it is answered without an error. */
+  async #insist(call: () => Promise<unknown>): Promise<void> {
+    for (;;) {
+      try {
+        await call();
+        return;
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        this.scene.trace.note("operator", `refused: ${messageOf(error)}`);
+      }
+      await this.#world.clock.sleep(AGAIN_MS);
+    }
+  }
+
   /** All that the router has on its disk is gone; it is not running. */
   loseRouter(): void {
     assert(!this.router.isAlive, "it was stopped");
@@ -235,14 +280,13 @@ export class SimCluster {
 
   #addAsd(i: number): void {
     const host = this.diskHosts[i % this.diskHosts.length]!;
-    const diskUuid = formatUuid(this.scene.dice.fork(`disk ${i}`).bytes(16));
-    this.#diskUuids.push(diskUuid);
+    this.#diskUuids.push(formatUuid(this.scene.dice.fork(`disk ${i}`).bytes(16)));
     const spec = asdSpec(host, {
       name: `asd-${i}`,
       path: this.#diskPaths()[i]!,
       address: this.#asdAddress(i),
       cluster: this.uuid,
-      diskUuid,
+      diskUuid: () => this.#diskUuids[i]!,
       capacityBytes: this.options.asdBytes,
       format: () => !this.#known.has(i),
     });
@@ -264,8 +308,7 @@ export class SimCluster {
       diskUuid: this.#diskUuids[i]!,
       self: { role: "manager", id: "", cluster: this.uuid },
     });
-    const stats = await client.stats({ timeoutMs: 5_000 });
-    await client.close();
+    const stats = await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());
     this.#known.add(i);
     await registerOsd(this.operator, {
       diskUuid: stats.diskUuid,

@@ -2,10 +2,12 @@
 // Who makes things go wrong: at random times a random trouble, which ends after a while. Each seed
 // has kinds of its own and weights of its own (swarm testing), so that rare combinations happen.
 //
-// What the policy does not promise to survive is not done: damage of stored data keeps to m disks,
-// chosen once, and no other disk loses what it has acknowledged.
+// What the policy does not promise to survive is not done: damage of stored data keeps to c - k
+// disks, chosen once, and no other disk loses what it has acknowledged.
 
+import { assert } from "../base/assert.js";
 import type { SimCluster } from "./cluster.js";
+import type { Device } from "./device.js";
 import type { Dice } from "./dice.js";
 import type { SimHost } from "./host.js";
 import type { SimProcess } from "./process.js";
@@ -45,7 +47,23 @@ export const TROUBLES = [
   "misdirected writes",
   "clock jump",
 ] as const;
-export type TroubleKind = (typeof TROUBLES)[number];
+/** Drawn apart from the others, so that what those do in a seed stays what it was. */
+export const FURTHER_TROUBLES = [
+  "wiped disk",
+  "replaced disk",
+  "stop process",
+  "half-open connection",
+  "late frames",
+  "refused connections",
+  "hanging connections",
+  "narrow link",
+  "write errors",
+  "sync errors",
+  "dead disk",
+  "slow front disk",
+] as const;
+export const ALL_TROUBLES = [...TROUBLES, ...FURTHER_TROUBLES] as const;
+export type TroubleKind = (typeof ALL_TROUBLES)[number];
 
 /** Weights of a seed: about half of the kinds, some of them wild. */
 export function someTroubles(dice: Dice): NemesisOptions {
@@ -54,7 +72,10 @@ export function someTroubles(dice: Dice): NemesisOptions {
   ) as Record<TroubleKind, number>;
   // A seed without a crash says little.
   weights["kill router"] += 0.3;
-  return { everyMs: dice.pick([500, 1000, 2000, 4000]), weights, omit: () => false };
+  const everyMs = dice.pick([500, 1000, 2000, 4000]);
+  const more = dice.fork("further");
+  for (const kind of FURTHER_TROUBLES) weights[kind] = more.chance(0.4) ? more.around(0.7) : 0;
+  return { everyMs, weights, omit: () => false };
 }
 
 export class Nemesis {
@@ -68,6 +89,8 @@ export class Nemesis {
   readonly #troubles: Record<TroubleKind, Trouble>;
   /** Disks whose stored data may be damaged: no more than the policy survives. */
   readonly #weak: SimProcess[];
+  /** In the operator's hands. */
+  readonly #held = new Set<SimProcess>();
   #running = false;
   /** Of the trouble that began last; from 1. */
   #number = 0;
@@ -78,7 +101,9 @@ export class Nemesis {
     this.#dice = cluster.scene.dice.fork("nemesis");
     this.#options = options;
     this.#onPowerLoss = onPowerLoss;
-    this.#weak = this.#dice.shuffle([...cluster.asds]).slice(0, cluster.options.policy.m);
+    // An object that was just committed survives c - k losses, not m yet (P-A10).
+    const { c, k } = cluster.options.policy;
+    this.#weak = this.#dice.shuffle([...cluster.asds]).slice(0, c - k);
     this.#troubles = this.#makeTroubles();
   }
 
@@ -93,6 +118,11 @@ export class Nemesis {
     for (const undo of [...this.#undo]) undo();
   }
 
+  /** Processes that are being stopped, or whose disk is being replaced. */
+  get underWay(): number {
+    return this.#held.size;
+  }
+
   #later(): void {
     const { timeline } = this.#scene;
     timeline.after(this.#dice.around(this.#options.everyMs), null, () => {
@@ -103,7 +133,7 @@ export class Nemesis {
   }
 
   #strike(): void {
-    const kind = this.#dice.weighted(TROUBLES, this.#options.weights);
+    const kind = this.#dice.weighted(ALL_TROUBLES, this.#options.weights);
     if (kind === null) return;
     // Dice of its own, so that leaving one trouble out does not make others of those that follow.
     const number = ++this.#number;
@@ -132,6 +162,52 @@ export class Nemesis {
     return null;
   }
 
+  /** Stopped in order under load, started again after a while. */
+  #stop(process: SimProcess): (() => void) | null {
+    if (!process.isReady || this.#held.has(process)) return null;
+    this.#held.add(process);
+    this.#scene.count(`stop ${process.spec.role}`);
+    this.#meets(process.name);
+    const stopped = process.stop();
+    return () => {
+      void stopped.then(() => {
+        process.keep();
+        this.#held.delete(process);
+      });
+    };
+  }
+
+  /** The disk's content is gone; the daemon must refuse it until an operator replaces the disk. */
+  #wipe(asd: SimProcess): (() => void) | null {
+    if (this.#held.has(asd)) return null;
+    this.#held.add(asd);
+    this.#meets(asd.name);
+    asd.kill("SIGKILL");
+    this.#deviceOf(asd).faults.wipe();
+    return () => {
+      assert(!asd.isReady, `${asd.name} serves an emptied disk as if it were its own`);
+      this.#replaced(asd);
+    };
+  }
+
+  #replace(asd: SimProcess): null {
+    if (this.#held.has(asd)) return null;
+    this.#held.add(asd);
+    this.#meets(asd.name);
+    this.#replaced(asd);
+    return null;
+  }
+
+  #replaced(asd: SimProcess): void {
+    this.#scene.count("disk replaced");
+    const { asds } = this.#cluster;
+    void this.#cluster.replaceDisk(asds.indexOf(asd)).then(() => this.#held.delete(asd));
+  }
+
+  #deviceOf(asd: SimProcess): Device {
+    return asd.spec.host.storage.deviceOf(`/asd${this.#cluster.asds.indexOf(asd)}`);
+  }
+
   #power(host: SimHost, dice: Dice): (() => void) | null {
     if (!host.isOn) return null;
     const { processes } = this.#cluster;
@@ -150,17 +226,84 @@ export class Nemesis {
   }
 
   #makeTroubles(): Record<TroubleKind, Trouble> {
+    return { ...this.#firstTroubles(), ...this.#furtherTroubles() };
+  }
+
+  #furtherTroubles(): Record<(typeof FURTHER_TROUBLES)[number], Trouble> {
+    const { cluster, net } = { cluster: this.#cluster, net: this.#scene.net };
+    const pair = (dice: Dice) => {
+      const [from, other] = dice.shuffle([...cluster.hosts]) as [SimHost, SimHost];
+      const isFront = dice.chance(0.5) && from !== cluster.front;
+      const to = isFront ? cluster.front : other;
+      this.#meets(`${from.name} > ${to.name}`);
+      return { from, to };
+    };
+    const link = (dice: Dice) => {
+      const { from, to } = pair(dice);
+      return net.link(from.net, to.net);
+    };
+    const weak = (dice: Dice) => {
+      const asd = dice.pick(this.#weak);
+      this.#meets(asd.name);
+      return this.#deviceOf(asd);
+    };
+    const rate = (dice: Dice, kind: "write error" | "sync error", most: number) => {
+      const bad = weak(dice);
+      bad.faults.rates(bad.mount, { [kind]: dice.share() * most });
+      return () => bad.faults.rates(bad.mount, null);
+    };
+    return {
+      "wiped disk": (dice) => this.#wipe(dice.pick(this.#weak)),
+      "replaced disk": (dice) => this.#replace(dice.pick(this.#weak)),
+      "stop process": (dice) => this.#stop(dice.pick(cluster.processes)),
+      "half-open connection": (dice) => {
+        const { from, to } = pair(dice);
+        net.halfOpen(from.net, to.net);
+        return null;
+      },
+      "late frames": (dice) => {
+        const { from, to } = pair(dice);
+        net.late(from.net, to.net, dice.around(2000));
+        return null;
+      },
+      "refused connections": (dice) => {
+        const way = link(dice);
+        way.refuses = true;
+        return () => way.heal();
+      },
+      "hanging connections": (dice) => {
+        const way = link(dice);
+        way.hangs = true;
+        return () => way.heal();
+      },
+      "narrow link": (dice) => {
+        const way = link(dice);
+        way.bytesPerMs = 20 + dice.around(500);
+        return () => way.heal();
+      },
+      "write errors": (dice) => rate(dice, "write error", 0.05),
+      "sync errors": (dice) => rate(dice, "sync error", 0.1),
+      "dead disk": (dice) => {
+        const { faults } = weak(dice);
+        faults.dead(true);
+        return () => faults.dead(false);
+      },
+      "slow front disk": (dice) => {
+        const { faults } = cluster.front.storage.deviceOf("/router");
+        faults.slow(2 + dice.around(10));
+        return () => faults.slow(1);
+      },
+    };
+  }
+
+  #firstTroubles(): Record<(typeof TROUBLES)[number], Trouble> {
     const { cluster, net } = { cluster: this.#cluster, net: this.#scene.net };
     const links = (dice: Dice) => {
       const [from, to] = dice.shuffle([...cluster.hosts]) as [SimHost, SimHost];
       this.#meets(`${from.name} > ${to.name}`);
       return { there: net.link(from.net, to.net), back: net.link(to.net, from.net) };
     };
-    const device = (process: SimProcess) => {
-      const path = `/asd${cluster.asds.indexOf(process)}`;
-      this.#meets(process.name);
-      return process.spec.host.storage.deviceOf(path);
-    };
+    const device = (process: SimProcess) => this.#deviceOf(process);
     const weak = (dice: Dice) => device(dice.pick(this.#weak));
     return {
       "kill router": () => this.#kill(cluster.router),

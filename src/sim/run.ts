@@ -44,6 +44,10 @@ export interface RunResult {
   acknowledged: number;
   refused: number;
   slowestMs: number;
+  /** From the end of all troubles until all was repaired and read. */
+  wellMs: number;
+  /** Greatest share of the bound that the router's disk has held. */
+  fullest: number;
   faults: Record<string, number>;
   trace: TraceLine[];
 }
@@ -93,6 +97,9 @@ class Run {
   readonly #nemesis: Nemesis;
   readonly #chores: Chores;
   readonly #plan: Plan;
+  /** Greatest share of the bound that the router's disk has held. */
+  #fullest = 0;
+  #wellMs = 0;
   #failure = "";
   #over = false;
 
@@ -154,6 +161,8 @@ class Run {
       acknowledged: sum((client) => client.acknowledged),
       refused: sum((client) => client.refused),
       slowestMs: Math.max(...this.#clients.map((client) => client.slowestMs)),
+      wellMs: this.#wellMs,
+      fullest: this.#fullest,
       faults: Object.fromEntries(faults),
       trace: this.#failure === "" && !this.#options.traceAll ? [] : trace.lines(),
     };
@@ -185,11 +194,13 @@ class Run {
         await sleep(LOOK_MS);
       }
     };
+    await watch("all daemons serve", async () => this.#allServe());
     await watch("every chore ends", async () => this.#chores.underWay === 0);
     let stopped = 0;
     for (const client of this.#clients) void client.stop().then(() => stopped++);
     await watch("every request ends", async () => stopped === this.#clients.length);
     await this.#allIsWell(watch);
+    this.#wellMs = timeline.nowMs - (endMs - QUIET_MS);
     await this.#cluster.stop();
     this.#scene.trace.note("run", "stopped in order");
     if (this.#plan.losesRouter) {
@@ -249,6 +260,7 @@ class Run {
     const { usedBytes } = this.#cluster.front.storage.deviceOf("/router");
     const others = this.#cluster.options.readCacheBytes + OTHER_BYTES;
     const most = Math.max(journalBytes, threads * JOURNAL_BYTES_MIN) * JOURNAL_SLACK + others;
+    this.#fullest = Math.max(this.#fullest, usedBytes / most);
     if (usedBytes > most) {
       throw new Error(`the router's disk holds ${usedBytes} bytes, more than ${most}: no bound`);
     }
@@ -281,6 +293,11 @@ class Run {
     let read = 0;
     for (const client of this.#clients) void client.readAll().then(() => read++);
     await watch("everything is read", async () => read === this.#clients.length);
+  }
+
+  #allServe(): boolean {
+    if (this.#nemesis.underWay > 0) return false;
+    return this.#cluster.processes.every((process) => process.isReady);
   }
 
   #hasStray(): boolean {

@@ -66,16 +66,17 @@ export interface AsdSpecOptions {
   path: string;
   address: Address;
   cluster: string;
-  diskUuid: string;
+  diskUuid: () => string;
   capacityBytes: number;
   format: () => boolean;
 }
 
 /** A disk. */
 export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
-  const { name, path, address, cluster, diskUuid, capacityBytes } = options;
+  const { name, path, address, cluster, capacityBytes } = options;
   const make = (life: Life, die: (reason: string) => void): Running => {
     const world = new SimWorld(host, life, { arenaBytes: 34 * MIB, receivePoolBytes: 8 * MIB });
+    const diskUuid = options.diskUuid();
     const place = { clusterUuid: cluster, diskUuid, site: "s", rack: "r", node: host.name };
     return new AsdDaemon(world, {
       path,
