@@ -6,7 +6,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { type RunResult, runSeed } from "../sim/run.js";
+import { counts, type RunResult, runSeed } from "../sim/run.js";
 
 const HELP = `npm run sim -- [options]: the whole cluster in one process, under a seed
 
@@ -87,6 +87,8 @@ class Totals {
   seeds = 0;
   simulatedMs = 0;
   acknowledged = 0;
+  /** Seeds in which enough happened. */
+  counted = 0;
   readonly failures: RunResult[] = [];
   readonly faults = new Map<string, number>();
   readonly #startMs = performance.now();
@@ -95,6 +97,7 @@ class Totals {
     this.seeds++;
     this.simulatedMs += result.simulatedMs;
     this.acknowledged += result.acknowledged;
+    if (counts(result)) this.counted++;
     for (const [kind, count] of Object.entries(result.faults)) {
       this.faults.set(kind, (this.faults.get(kind) ?? 0) + count);
     }
@@ -116,6 +119,7 @@ class Totals {
   sum(): void {
     this.say();
     const kinds = [...this.faults].sort((a, b) => b[1] - a[1]);
+    console.log(`${this.counted} of ${this.seeds} seeds count: long, busy, with enough trouble`);
     console.log(`faults: ${kinds.map(([kind, count]) => `${kind} ${count}`).join(", ")}`);
     if (this.failures.length > 0) {
       console.log(`failed: ${this.failures.map(({ seed }) => seed).join(" ")}`);

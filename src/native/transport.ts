@@ -85,9 +85,13 @@ export function describeFault(fault: number, errno: number): string {
   return errno === 0 ? (FAULTS[fault] ?? `fault ${fault}`) : describeErrno(errno);
 }
 
+let errors: ReturnType<typeof getSystemErrorMap> | null = null;
+
 /** Words for an errno (positive). */
 export function describeErrno(errno: number): string {
-  const entry = getSystemErrorMap().get(-errno);
+  // It makes a new map at each call.
+  errors ??= getSystemErrorMap();
+  const entry = errors.get(-errno);
   return entry ? `${entry[1]} (${entry[0]})` : `error ${errno}`;
 }
 

@@ -13,6 +13,7 @@ import { Faults, lies } from "./faults.js";
 import { PagePool } from "./file.js";
 import type { KvContent } from "./kvcontent.js";
 import { ChanceLoss, type LossChooser, type Unsynced } from "./loss.js";
+import { Memory } from "./memory.js";
 import { Folder, TreeFile, type TreeNode } from "./names.js";
 
 const CAPACITY_BYTES = 64 * GIB;
@@ -49,13 +50,14 @@ export class Device {
   readonly faults: Faults;
   capacityBytes = CAPACITY_BYTES;
   readonly #dice: Dice;
-  readonly #pool = new PagePool();
+  readonly #pool: PagePool;
   #root = new Folder();
   #usedBytes = 0;
 
-  constructor(mount: string, dice: Dice) {
+  constructor(mount: string, dice: Dice, memory = new Memory()) {
     assert(mount === "/" || /^(\/[^/]+)+$/.test(mount), "a mount point is an absolute path");
     this.mount = mount;
+    this.#pool = new PagePool(memory);
     this.#dice = dice;
     this.faults = new Faults(this, dice.fork("faults"));
   }

@@ -14,6 +14,7 @@ import { assert } from "../base/assert.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import type { Dice } from "./dice.js";
 import type { LossChooser } from "./loss.js";
+import type { Memory } from "./memory.js";
 import { PageSet } from "./pageset.js";
 
 const SECTOR_BYTES = 512;
@@ -50,10 +51,25 @@ interface SizeChange {
 /** Memory of pages that nobody shows any more. */
 export class PagePool {
   readonly #free: Uint8Array[] = [];
+  readonly #memory: Memory;
+  #slab = new ArrayBuffer(0);
+  #used = 0;
+
+  constructor(memory: Memory) {
+    this.#memory = memory;
+  }
 
   /** Gives a page of any content. */
   take(): Uint8Array {
-    return this.#free.pop() ?? new Uint8Array(CLUSTER_BYTES);
+    const free = this.#free.pop();
+    if (free !== undefined) return free;
+    if (this.#used === this.#slab.byteLength) {
+      this.#slab = this.#memory.slab();
+      this.#used = 0;
+    }
+    const page = new Uint8Array(this.#slab, this.#used, CLUSTER_BYTES);
+    this.#used += CLUSTER_BYTES;
+    return page;
   }
 
   /** Takes a page that nothing refers to. */

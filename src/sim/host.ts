@@ -143,7 +143,7 @@ export class SimHost {
   }
 
   #device(mount: string): Device {
-    const device = new Device(mount, this.dice.fork(`device ${mount}`));
+    const device = new Device(mount, this.dice.fork(`device ${mount}`), this.scene.memory);
     device.faults.onFault = (kind, path) => {
       this.scene.count(`disk ${kind}`);
       this.trace.note(this.name, `disk ${kind}: ${path}`);

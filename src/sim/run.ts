@@ -7,6 +7,7 @@
 
 import { messageOf, StorageError } from "../base/errors.js";
 import { MIB } from "../base/units.js";
+import { runInTicks } from "../platform/node/ticks.js";
 import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { type ChoreOptions, Chores, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
@@ -19,6 +20,15 @@ import { type Habits, someHabits, Workload } from "./workload.js";
 const QUIET_MS = 240_000;
 const LOOK_MS = 250;
 const PEEK_MS = 1000;
+/** Requests a second of all clients together. */
+const LOADS = [15, 25, 40, 60];
+/** Of a client of a vDisk that is made meanwhile. */
+const EXTRA_LOAD = 10;
+/** What a seed of full length must have to count; it goes on for longer to have it. */
+const COUNTS = { seconds: 60, acknowledged: 500, crashes: 1, others: 5 };
+const LONGER_MS = 60_000;
+/** Faults that are only consequences of another. */
+const CONSEQUENCES = ["net power", "net freeze"];
 /** The first segments of each vDisk are beyond the shared budget, whatever it is. */
 const JOURNAL_SLACK = 2;
 /** Maps, the registry, spare segments. */
@@ -52,6 +62,23 @@ export interface RunResult {
   trace: TraceLine[];
 }
 
+/** Processes and hosts that died, and everything else that went wrong, of `RunResult.faults`. */
+export function countFaults(faults: Record<string, number>): { crashes: number; others: number } {
+  let [crashes, others] = [0, 0];
+  for (const [kind, count] of Object.entries(faults)) {
+    if (kind.startsWith("kill ") || kind === "power loss") crashes += count;
+    else if (!CONSEQUENCES.includes(kind)) others += count;
+  }
+  return { crashes, others };
+}
+
+/** True when a seed says something: it was long, and enough happened. */
+export function counts({ simulatedMs, acknowledged, faults }: RunResult): boolean {
+  const { crashes, others } = countFaults(faults);
+  const isBusy = acknowledged >= COUNTS.acknowledged && simulatedMs >= COUNTS.seconds * 1000;
+  return isBusy && crashes >= COUNTS.crashes && others >= COUNTS.others;
+}
+
 /** What a seed consists of; for people, and for those who change one part of it. */
 export interface Plan {
   cluster: ClusterOptions;
@@ -68,14 +95,17 @@ export interface Plan {
 export function planOf(seed: number): Plan {
   const scene = new Scene(seed, false);
   const cluster = someCluster(scene.dice.fork("plan"));
-  const habits = cluster.vdisks.map((_, i) => someHabits(scene.dice.fork(`habits ${i}`)));
+  const perSecond = scene.dice.fork("load").pick(LOADS) / cluster.vdisks.length;
+  const habits = cluster.vdisks.map((_, i) =>
+    someHabits(scene.dice.fork(`habits ${i}`), perSecond),
+  );
   const end = scene.dice.fork("end");
   return {
     cluster,
     habits,
     nemesis: someTroubles(scene.dice.fork("troubles")),
     chores: someChores(scene.dice.fork("chores")),
-    extraHabits: someHabits(scene.dice.fork("extra habits")),
+    extraHabits: someHabits(scene.dice.fork("extra habits"), EXTRA_LOAD),
     losesRouter: end.chance(0.5),
   };
 }
@@ -150,16 +180,17 @@ class Run {
     } catch (error) {
       this.#broken(error);
     }
-    const sum = (of: (client: Workload) => number) =>
-      this.#clients.reduce((total, client) => total + of(client), 0);
+    // What the last event has caused is over as well.
+    await runInTicks(() => false);
+    this.#scene.memory.release();
     return {
       seed: this.#options.seed,
       failure: this.#failure,
       digest: timeline.digest,
       events: timeline.events,
       simulatedMs: timeline.nowMs,
-      acknowledged: sum((client) => client.acknowledged),
-      refused: sum((client) => client.refused),
+      acknowledged: this.#sum((client) => client.acknowledged),
+      refused: this.#sum((client) => client.refused),
       slowestMs: Math.max(...this.#clients.map((client) => client.slowestMs)),
       wellMs: this.#wellMs,
       fullest: this.#fullest,
@@ -177,7 +208,7 @@ class Run {
     this.#nemesis.start();
     this.#chores.start();
     const untilMs = timeline.nowMs + this.#options.seconds * 1000;
-    while (timeline.nowMs < untilMs) {
+    while (timeline.nowMs < untilMs || this.#lacksFaults(untilMs)) {
       await sleep(PEEK_MS);
       this.#journalsAreBounded();
     }
@@ -195,6 +226,7 @@ class Run {
       }
     };
     await watch("all daemons serve", async () => this.#allServe());
+    await watch("clients get their work done", async () => !this.#lacksRequests());
     await watch("every chore ends", async () => this.#chores.underWay === 0);
     let stopped = 0;
     for (const client of this.#clients) void client.stop().then(() => stopped++);
@@ -252,6 +284,23 @@ class Run {
         .join(", ");
     const [found, expected] = [words(vdisks), words(this.#chores.expected())];
     if (found !== expected) throw new Error(`there are ${found}; there should be ${expected}`);
+  }
+
+  #sum(of: (client: Workload) => number): number {
+    return this.#clients.reduce((total, client) => total + of(client), 0);
+  }
+
+  #lacksFaults(untilMs: number): boolean {
+    const { timeline, faults } = this.#scene;
+    const isShort = this.#options.seconds < COUNTS.seconds;
+    if (isShort || timeline.nowMs > untilMs + LONGER_MS) return false;
+    const { crashes, others } = countFaults(Object.fromEntries(faults));
+    return crashes < COUNTS.crashes || others < COUNTS.others;
+  }
+
+  #lacksRequests(): boolean {
+    if (this.#options.seconds < COUNTS.seconds) return false;
+    return this.#sum((client) => client.acknowledged) < 1.2 * COUNTS.acknowledged;
   }
 
   /** Back-pressure: the journals' files never take more than they may. */

@@ -3,6 +3,7 @@
 // the count of faults that happened.
 
 import { Dice } from "./dice.js";
+import { Memory } from "./memory.js";
 import { SimNet } from "./network.js";
 import { Timeline } from "./timeline.js";
 import { Trace } from "./trace.js";
@@ -13,6 +14,7 @@ export class Scene {
   readonly dice: Dice;
   readonly trace: Trace;
   readonly net: SimNet;
+  readonly memory = new Memory();
   /** Kinds of faults, and how often each had an effect. */
   readonly faults = new Map<string, number>();
 

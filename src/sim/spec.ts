@@ -75,7 +75,7 @@ export interface AsdSpecOptions {
 export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
   const { name, path, address, cluster, capacityBytes } = options;
   const make = (life: Life, die: (reason: string) => void): Running => {
-    const world = new SimWorld(host, life, { arenaBytes: 34 * MIB, receivePoolBytes: 8 * MIB });
+    const world = new SimWorld(host, life, { arenaBytes: 18 * MIB, receivePoolBytes: 8 * MIB });
     const diskUuid = options.diskUuid();
     const place = { clusterUuid: cluster, diskUuid, site: "s", rack: "r", node: host.name };
     return new AsdDaemon(world, {
@@ -85,7 +85,7 @@ export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
       format: options.format(),
       capacityBytes,
       cacheBytes: 256 * KIB,
-      readBytes: 32 * MIB,
+      readBytes: 16 * MIB,
       onFatal: (error) => die(messageOf(error)),
     });
   };
@@ -103,7 +103,7 @@ export interface ServiceOptions {
 export function proxySpec(host: SimHost, address: Address, options: ServiceOptions): Spec {
   const { name, cluster, lostAfterMs } = options;
   const make = (life: Life): Running => {
-    const world = new SimWorld(host, life, { arenaBytes: 160 * MIB, receivePoolBytes: 8 * MIB });
+    const world = new SimWorld(host, life, { arenaBytes: 96 * MIB, receivePoolBytes: 8 * MIB });
     const registry = new RegistryClient(world, {
       address: options.registry,
       cluster,

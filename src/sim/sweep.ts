@@ -89,7 +89,7 @@ class Sweep {
       timeline: this.#scene.timeline,
       trace: this.#scene.trace,
       dice,
-      habits: { ...someHabits(dice), depth: 0 },
+      habits: { ...someHabits(dice, 1), depth: 0 },
       sizeBytes: MIB,
       connect: (onEnd) => this.#cluster.connect("vd0", onEnd),
       onViolation: (words) => this.#fail(words),

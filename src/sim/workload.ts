@@ -36,8 +36,12 @@ export type Connect = (onEnd: () => void) => Promise<BlockConnection>;
 export interface Habits {
   /** Requests at the same time. */
   depth: number;
-  /** Mean time between two requests in milliseconds. */
+  /** Mean time between two requests of a burst in milliseconds. */
   pauseMs: number;
+  /** Requests that follow each other so; then it rests. */
+  burst: number;
+  /** Requests a second on the long run: what could not be asked for in an outage comes after it. */
+  perSecond: number;
   readShare: number;
   flushShare: number;
   trimShare: number;
@@ -53,11 +57,13 @@ export interface Habits {
 }
 
 /** A client of its own kind: each seed has other weights. */
-export function someHabits(dice: Dice): Habits {
+export function someHabits(dice: Dice, perSecond: number): Habits {
   const some = (most: number) => (dice.chance(0.3) ? 0 : dice.share() * most);
   return {
     depth: dice.pick([1, 2, 4, 8, 16]),
-    pauseMs: dice.pick([10, 20, 40, 60]),
+    pauseMs: dice.pick([0.5, 2, 10, 40]),
+    burst: dice.pick([1, 4, 16, 64]),
+    perSecond,
     readShare: dice.pick([0.1, 0.3, 0.5, 0.7]),
     flushShare: some(0.2),
     trimShare: some(0.1),
@@ -72,6 +78,8 @@ export function someHabits(dice: Dice): Habits {
 const nobody = (): void => {};
 
 const RETRY_MS = 50;
+/** How soon it looks again when it may not make a request now. */
+const FULL_MS = 10;
 const HOT = 0.8;
 
 /** A request by its units of 512 bytes; both 0 for a flush. */
@@ -117,6 +125,10 @@ export class Workload {
   #connection: BlockConnection | null = null;
   #last = 0;
   #running = false;
+  #startMs = 0;
+  /** Requests until now, and whether it could make the last one when it wanted to. */
+  #made = 0;
+  #isFree = true;
   #connecting = false;
   #gone = false;
   #sizeBytes: number;
@@ -160,6 +172,7 @@ export class Workload {
   start(): void {
     assert(!this.#running, "a workload is started once");
     this.#running = true;
+    this.#startMs = this.#options.timeline.nowMs;
     this.#connect();
     this.#later();
   }
@@ -203,11 +216,24 @@ export class Workload {
 
   #later(): void {
     const { timeline, dice, habits } = this.#options;
-    timeline.after(dice.around(habits.pauseMs), null, () => {
+    timeline.after(dice.around(this.#pauseMs()), null, () => {
       if (!this.#running) return;
-      if (this.#connection !== null && this.#flights.size < habits.depth) this.#someRequest();
+      this.#isFree = this.#connection !== null && this.#flights.size < habits.depth;
+      if (this.#isFree) {
+        this.#made++;
+        this.#someRequest();
+      }
       this.#later();
     });
+  }
+
+  #pauseMs(): number {
+    const { pauseMs, burst, perSecond } = this.#options.habits;
+    if (!this.#isFree) return Math.max(pauseMs, FULL_MS);
+    if (this.#made % burst !== 0) return pauseMs;
+    const ranSeconds = (this.#options.timeline.nowMs - this.#startMs) / 1000;
+    const due = ranSeconds * perSecond - this.#made;
+    return Math.max(pauseMs, ((burst - due) / perSecond) * 1000);
   }
 
   #connect(): void {

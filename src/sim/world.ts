@@ -43,7 +43,7 @@ export class SimWorld implements World {
     this.random = host.dice.fork(`${life.name} ${host.nextBirth()}`);
     this.turn = new Turn((work) => void life.after(0, work));
     const bytes = alignUp(options.arenaBytes + options.receivePoolBytes + MIB, CLUSTER_BYTES);
-    this.arena = new Arena(new ArrayBuffer(bytes));
+    this.arena = new Arena(host.scene.memory.arena(bytes));
     this.log = new SimLog(host.trace, life.name);
     this.bootId = host.bootId;
     // Work on whole fragments is done at once: what the worker pool does is not simulated.

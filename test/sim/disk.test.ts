@@ -309,8 +309,9 @@ t.test("a process can be ended before and after every effect", async (t) => {
     const after = (await run(at, "after")).shown;
     if (at < effects) t.equal((await run(at + 1, "before")).shown, after, "nothing between them");
   }
-  // Before the folder, the temporary, its content, its sync, the rename, and the folder's sync.
-  t.same(shown, ["none ", "0 ", "1 ", "1 ", "1 ", "1 1,2,3"]);
+  // Before the folder, its sync, the temporary, its content, its sync, the rename, and the
+  // sync of its folder.
+  t.same(shown, ["none ", "0 ", "0 ", "1 ", "1 ", "1 ", "1 1,2,3"]);
 });
 
 t.test("the caller may choose what survives a power loss", async (t) => {
