@@ -21,7 +21,7 @@ const QUIET_MS = 240_000;
 const LOOK_MS = 250;
 const PEEK_MS = 1000;
 /** Requests a second of all clients together. */
-const LOADS = [15, 25, 40, 60];
+const LOADS = [10, 15, 25, 40];
 /** Of a client of a vDisk that is made meanwhile. */
 const EXTRA_LOAD = 10;
 /** What a seed of full length must have to count; it goes on for longer to have it. */
