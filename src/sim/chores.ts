@@ -34,7 +34,7 @@ export function someChores(dice: Dice): ChoreOptions {
 
 const AGAIN_MS = 400;
 /** Further vDisks at a time, and in all: each costs a reading of it in the end. */
-const EXTRAS_MAX = 3;
+export const EXTRAS_MAX = 3;
 const NAMES = ["x0", "x1", "x2"] as const;
 const BYTES_MAX = 20 * MIB;
 const GROWTH_MAX = 2 * MIB;
