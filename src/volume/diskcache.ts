@@ -84,6 +84,11 @@ export class DiskCache {
     return block;
   }
 
+  /** True when the cluster's copy still stands: one that was overwritten meanwhile does not. */
+  has(scoId: number, index: number): boolean {
+    return this.#places.find(scoId, index) >= 0;
+  }
+
   /** Forgets one cluster, whose copy turned out to be damaged. */
   forget(scoId: number, index: number): void {
     const block = this.#places.find(scoId, index);

@@ -445,11 +445,16 @@ export class Reader {
     const bad = this.#world.codec.crc32cVerify(this.#base[job], count, this.#expected, at);
     if (bad < 0) return;
     this.#failure[job] = Failure.Corrupt;
+    // A place in the disk cache that was written over while it was read is a miss: read again.
+    const isMiss =
+      this.#from[at + bad] === Source.Disk &&
+      this.#cache?.has(this.#scoIds[at + bad], this.#indexes[at + bad]) === false;
     for (let i = bad; i < count; i++) {
       if (this.#from[at + i] < Source.Memory) continue;
       this.#memory.forget(this.#scoIds[at + i], this.#indexes[at + i]);
       this.#cache?.forget(this.#scoIds[at + i], this.#indexes[at + i]);
     }
+    if (isMiss) return;
     const source = this.#source[job]!;
     source.counts.corruptions++;
     this.#world.log.warn("a cluster's checksum is wrong", {
