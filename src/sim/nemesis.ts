@@ -91,6 +91,8 @@ export class Nemesis {
   readonly #weak: SimProcess[];
   /** In the operator's hands. */
   readonly #held = new Set<SimProcess>();
+  /** What was done, in order. */
+  readonly begun: Array<{ number: number; kind: TroubleKind }> = [];
   #running = false;
   /** Of the trouble that began last; from 1. */
   #number = 0;
@@ -140,6 +142,7 @@ export class Nemesis {
     const dice = this.#dice.fork(`trouble ${number}`);
     if (this.#options.omit(number, kind)) return;
     this.#scene.trace.note("nemesis", `${number} ${kind}`);
+    this.begun.push({ number, kind });
     const end = this.#troubles[kind](dice);
     if (end === null) return;
     const undo = () => {

@@ -11,7 +11,8 @@ import { runInTicks } from "../platform/node/ticks.js";
 import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { type ChoreOptions, Chores, EXTRAS_MAX, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
-import { Nemesis, type NemesisOptions, someTroubles } from "./nemesis.js";
+import { Meter } from "./meter.js";
+import { Nemesis, type NemesisOptions, someTroubles, type TroubleKind } from "./nemesis.js";
 import { Scene } from "./scene.js";
 import type { TraceLine } from "./trace.js";
 import { type Habits, someHabits, Workload } from "./workload.js";
@@ -59,7 +60,13 @@ export interface RunResult {
   /** Greatest share of their bound that the journals' files have taken. */
   fullest: number;
   faults: Record<string, number>;
+  /** What the nemesis did, in order. */
+  troubles: Array<{ number: number; kind: TroubleKind }>;
+  /** Empty for a seed that passed, unless all of it was to be traced. */
   trace: TraceLine[];
+  /** Processes and where they ran, and what clients got; empty unless all was to be traced. */
+  nodes: Array<{ name: string; host: string }>;
+  clients: Meter[];
 }
 
 /** Processes and hosts that died, and everything else that went wrong, of `RunResult.faults`. */
@@ -124,6 +131,7 @@ class Run {
   readonly #scene: Scene;
   readonly #cluster: SimCluster;
   readonly #clients: Workload[] = [];
+  readonly #meters: Meter[] = [];
   readonly #nemesis: Nemesis;
   readonly #chores: Chores;
   readonly #plan: Plan;
@@ -157,6 +165,8 @@ class Run {
   }
 
   #addClient(name: string, sizeBytes: number, habits: Habits): Workload {
+    const meter = new Meter(`client ${name}`);
+    if (this.#options.traceAll) this.#meters.push(meter);
     const client = new Workload({
       name: `client ${name}`,
       timeline: this.#scene.timeline,
@@ -165,6 +175,7 @@ class Run {
       habits,
       sizeBytes,
       connect: (onEnd) => this.#cluster.connect(name, onEnd),
+      onAnswer: (tookMs) => meter.answered(this.#scene.timeline.nowMs, tookMs),
       onViolation: (words) => this.#fail(words),
     });
     this.#clients.push(client);
@@ -195,8 +206,15 @@ class Run {
       wellMs: this.#wellMs,
       fullest: this.#fullest,
       faults: Object.fromEntries(faults),
+      troubles: this.#nemesis.begun,
+      nodes: this.#options.traceAll ? this.#nodes() : [],
+      clients: this.#meters,
       trace: this.#failure === "" && !this.#options.traceAll ? [] : trace.lines(),
     };
+  }
+
+  #nodes(): Array<{ name: string; host: string }> {
+    return this.#cluster.processes.map(({ name, spec }) => ({ name, host: spec.host.name }));
   }
 
   async #story(): Promise<void> {

@@ -106,6 +106,8 @@ export interface WorkloadOptions {
   habits: Habits;
   sizeBytes: number;
   connect: Connect;
+  /** Told how long an answered request took. */
+  onAnswer?: (tookMs: number) => void;
   /** The checker has found what cannot be. */
   onViolation: (words: string) => void;
 }
@@ -355,7 +357,9 @@ export class Workload {
     const flight = this.#flights.get(id);
     if (flight === undefined) return false;
     this.#flights.delete(id);
-    this.slowestMs = Math.max(this.slowestMs, this.#options.timeline.nowMs - flight.beganMs);
+    const tookMs = this.#options.timeline.nowMs - flight.beganMs;
+    this.slowestMs = Math.max(this.slowestMs, tookMs);
+    this.#options.onAnswer?.(tookMs);
     this.#answered();
     return true;
   }
