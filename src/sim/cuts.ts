@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is left out of the plan of a seed, so that less happens in it: whole kinds of trouble, single
-// troubles by their number, clients, seconds. What is left does what it did before, as far as the
-// rest of the cluster lets it. Written as options of the command line, and read from there.
+// What is left out of the plan of a seed, so that less happens in it: whole kinds of trouble,
+// single troubles by their number, clients, seconds. What is left does what it did before, as far
+// as the rest of the cluster lets it. Written as options of the command line, and read from there.
 
 import type { TroubleKind } from "./nemesis.js";
 import type { Plan } from "./run.js";

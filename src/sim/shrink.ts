@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes a failing seed smaller: leaves out seconds, clients, kinds of trouble and single troubles as
-// long as it fails in the same way, until nothing more can be left out. Every step depends on the
-// seed only, so that shrinking it again ends in the same place.
+// Makes a failing seed smaller: leaves out seconds, clients, kinds of trouble and single troubles
+// as long as it fails in the same way, until nothing more can be left out. Every step depends on
+// the seed only, so that shrinking it again ends in the same place.
 //
 //   fewer seconds ─► only the first troubles ─► clients ─► kinds ─► single troubles, in halves
 //         ▲                                                                  │ something went

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Processes that run seeds: each gets one, answers with its result, and gets the next. With a folder
-// for coverage they write there what they have run, when they end.
+// Processes that run seeds: each gets one, answers with its result, and gets the next. With a
+// folder for coverage they write there what they have run, when they end.
 
 import { type ChildProcess, fork } from "node:child_process";
 import { type Cuts, noCuts } from "../../sim/cuts.js";
