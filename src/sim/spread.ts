@@ -2,7 +2,7 @@
 // How seeds differ: least, tenth, middle, nine tenths and most of each quantity, as a table.
 
 import { ALL_TROUBLES } from "./nemesis.js";
-import type { RunResult } from "./run.js";
+import { countFaults, type RunResult } from "./run.js";
 
 const QUANTILES = [
   ["min", 0],
@@ -12,21 +12,6 @@ const QUANTILES = [
   ["max", 1],
 ] as const;
 const WIDTH = 9;
-
-/** Processes killed and hosts that lost their power, while they ran. */
-export function crashesOf({ faults }: RunResult): number {
-  const crashes = Object.entries(faults).filter(([kind]) => isCrash(kind));
-  return crashes.reduce((sum, [, count]) => sum + count, 0);
-}
-
-/** Troubles that began and are no crashes; packets and disk operations they met do not count. */
-export function othersOf({ troubles }: RunResult): number {
-  return troubles.filter(({ kind }) => !isCrash(kind)).length;
-}
-
-function isCrash(kind: string): boolean {
-  return /^(kill|power)\b/.test(kind);
-}
 
 /** Kinds of trouble that never began. */
 export function missingKinds(begun: ReadonlySet<string>): string[] {
@@ -40,8 +25,9 @@ export class Spread {
   add(result: RunResult): void {
     this.#put("simulated seconds", result.simulatedMs / 1000);
     this.#put("requests answered", result.acknowledged);
-    this.#put("crashes", crashesOf(result));
-    this.#put("other faults", othersOf(result));
+    const { crashes, others } = countFaults(result.faults);
+    this.#put("crashes", crashes);
+    this.#put("other faults", others);
   }
 
   /** Lines of the table; none without seeds. */
