@@ -8,6 +8,9 @@
 // and another serves. After a loss of power the unit may hold any value that it has had since the
 // last flush that covers it.
 //
+// Most units are settled: one value, nothing under way. Those are a number each; only the others have
+// a record of their own.
+//
 // Sound, not complete: what two reads under way at the same time say of each other is not used.
 
 import { assert } from "../base/assert.js";
@@ -39,8 +42,13 @@ interface Unit {
   flushed: number;
   /** Writes since then, in order of their beginning. */
   recent: Array<{ serial: number; value: number }>;
-  /** Reads under way, and the values that were possible since they began. */
-  readers: Map<number, { seen: Set<number>; quiet: boolean }>;
+  /** Reads under way, and the values that were possible since they began; null: none. */
+  readers: Map<number, Reader> | null;
+}
+
+interface Reader {
+  seen: Set<number>;
+  quiet: boolean;
 }
 
 interface WriteOperation {
@@ -56,7 +64,10 @@ interface FlushOperation {
 }
 
 export class History {
+  /** The units that are not settled. */
   readonly #units = new Map<number, Unit>();
+  /** Values of the settled ones; 0 behind its end. */
+  #settled = new Uint32Array(1024);
   readonly #writes = new Map<number, WriteOperation>();
   readonly #reads = new Map<number, { first: number; count: number }>();
   readonly #flushes = new Map<number, FlushOperation>();
@@ -91,6 +102,7 @@ export class History {
       unit.recent.push({ serial, value });
       this.#exposed.add(number);
       unit.pending.push({ operation, value });
+      if (unit.readers === null) continue;
       for (const reader of unit.readers.values()) {
         reader.quiet = false;
         reader.seen.add(value);
@@ -116,9 +128,12 @@ export class History {
   readBegins(operation: number, first: number, count: number): void {
     this.#reads.set(operation, { first, count });
     for (let number = first; number < first + count; number++) {
-      const unit = this.#unit(number);
+      // One that is settled gets its readers when it changes, if it does so before they end.
+      const unit = this.#units.get(number);
+      if (unit === undefined) continue;
       const seen = new Set(unit.states.map((state) => state.value));
       for (const { value } of unit.pending) seen.add(value);
+      unit.readers ??= new Map();
       unit.readers.set(operation, { seen, quiet: unit.pending.length === 0 });
     }
   }
@@ -129,10 +144,15 @@ export class History {
     assert(values.length === read.count, "a read has a value for each unit");
     let violation: Violation | null = null;
     for (let i = 0; i < read.count; i++) {
-      const unit = this.#unit(read.first + i);
-      const reader = unit.readers.get(operation)!;
-      unit.readers.delete(operation);
       const found = values[i]!;
+      const unit = this.#units.get(read.first + i);
+      if (unit === undefined) {
+        const only = this.#valueOf(read.first + i);
+        if (found !== only) violation ??= { unit: read.first + i, found, allowed: [only] };
+        continue;
+      }
+      const reader = unit.readers!.get(operation)!;
+      unit.readers!.delete(operation);
       if (!reader.seen.has(found) || !learn(unit, found, reader.quiet)) {
         violation ??= { unit: read.first + i, found, allowed: [...reader.seen] };
       }
@@ -145,8 +165,9 @@ export class History {
   readIsOver(operation: number): void {
     const read = this.#takeRead(operation);
     for (let number = read.first; number < read.first + read.count; number++) {
-      const unit = this.#unit(number);
-      unit.readers.delete(operation);
+      const unit = this.#units.get(number);
+      if (unit === undefined) continue;
+      unit.readers!.delete(operation);
       this.#tidy(number, unit);
     }
   }
@@ -206,17 +227,44 @@ export class History {
   #unit(number: number): Unit {
     let unit = this.#units.get(number);
     if (unit === undefined) {
+      const value = this.#valueOf(number);
       unit = {
-        states: [{ value: 0, applied: 0 }],
+        states: [{ value, applied: 0 }],
         pending: [],
         exposed: null,
         flushed: this.#serial,
         recent: [],
-        readers: new Map(),
+        readers: this.#readersOf(number, value),
       };
       this.#units.set(number, unit);
     }
     return unit;
+  }
+
+  #valueOf(number: number): number {
+    return number < this.#settled.length ? this.#settled[number]! : 0;
+  }
+
+  /** Reads that began when the unit was settled. */
+  #readersOf(number: number, value: number): Map<number, Reader> | null {
+    let readers: Map<number, Reader> | null = null;
+    for (const [operation, { first, count }] of this.#reads) {
+      if (number < first || number >= first + count) continue;
+      readers ??= new Map();
+      readers.set(operation, { seen: new Set([value]), quiet: true });
+    }
+    return readers;
+  }
+
+  #settle(number: number, value: number): void {
+    this.#units.delete(number);
+    if (number >= this.#settled.length) {
+      if (value === 0) return;
+      const wider = new Uint32Array(2 ** Math.ceil(Math.log2(number + 1)));
+      wider.set(this.#settled);
+      this.#settled = wider;
+    }
+    this.#settled[number] = value;
   }
 
   #takeRead(operation: number): { first: number; count: number } {
@@ -239,9 +287,9 @@ export class History {
     }
   }
 
-  /** Drops what says nothing: most units have one state and nothing under way. */
+  /** Drops the record of a unit that is settled. */
   #tidy(number: number, unit: Unit): void {
-    if (unit.pending.length > 0 || unit.readers.size > 0) return;
+    if (unit.pending.length > 0 || (unit.readers !== null && unit.readers.size > 0)) return;
     const exposed = unit.exposed;
     const only = unit.states.length === 1 ? unit.states[0]!.value : -1;
     if (exposed !== null && (exposed.size > 1 || !exposed.has(only))) return;
@@ -251,7 +299,7 @@ export class History {
       unit.recent = [];
     }
     this.#exposed.delete(number);
-    if (only === 0) this.#units.delete(number);
+    if (only >= 0) this.#settle(number, only);
   }
 }
 

@@ -10,6 +10,24 @@ export const HEADER_BYTES = 64;
 const NO_BYTES = new Uint8Array(0);
 const NO_PIECES = new Uint32Array(0);
 
+const METAS_BYTES = 64 * 1024;
+let metas = new ArrayBuffer(METAS_BYTES);
+let metasUsed = 0;
+
+/** Many small copies lie in one block: memory of its own for each is what a collector pays for. */
+function copyOf(meta: Uint8Array): Uint8Array {
+  const bytes = meta.byteLength;
+  if (bytes > METAS_BYTES / 8) return new Uint8Array(meta);
+  if (metasUsed + bytes > METAS_BYTES) {
+    metas = new ArrayBuffer(METAS_BYTES);
+    metasUsed = 0;
+  }
+  const copy = new Uint8Array(metas, metasUsed, bytes);
+  copy.set(meta);
+  metasUsed += bytes;
+  return copy;
+}
+
 /** One frame, shared by its sender and its receiver. */
 export class SimFrame {
   readonly kind: number;
@@ -49,7 +67,7 @@ export class SimFrame {
     this.status = frame.status;
     this.requestId = frame.requestId;
     this.timeoutMs = frame.timeoutMs;
-    this.meta = meta === null ? NO_BYTES : new Uint8Array(meta);
+    this.meta = meta === null ? NO_BYTES : copyOf(meta);
     this.pieces = payload === null ? NO_PIECES : payload.list.slice(0, 2 * payload.count);
     this.token = token;
     let bytes = 0;

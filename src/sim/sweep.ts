@@ -135,7 +135,7 @@ class Sweep {
     await this.#write(60, 3, false);
     await this.#sync();
     this.#disarm();
-    await this.#client.readAll();
+    await this.#client.readAll(64 * KIB);
     await this.#clean();
     this.#over = true;
   }

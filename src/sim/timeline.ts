@@ -17,11 +17,22 @@ export interface Owner {
   hold(work: () => void): void;
 }
 
-interface Event {
+class Event implements Timer {
   readonly timeMs: number;
   readonly serial: number;
   work: (() => void) | null;
   readonly owner: Owner | null;
+
+  constructor(timeMs: number, serial: number, owner: Owner | null, work: () => void) {
+    this.timeMs = timeMs;
+    this.serial = serial;
+    this.owner = owner;
+    this.work = work;
+  }
+
+  cancel(): void {
+    this.work = null;
+  }
 }
 
 export class Timeline {
@@ -54,13 +65,9 @@ export class Timeline {
   /** Runs `work` after `delayMs`, as something that happens to `owner` (null: to nobody). */
   after(delayMs: number, owner: Owner | null, work: () => void): Timer {
     assert(delayMs >= 0, "time goes forward");
-    const event: Event = { timeMs: this.#nowMs + delayMs, serial: this.#serial++, work, owner };
+    const event = new Event(this.#nowMs + delayMs, this.#serial++, owner, work);
     this.#push(event);
-    return {
-      cancel: () => {
-        event.work = null;
-      },
-    };
+    return event;
   }
 
   /** Runs events until `done` says so after one, or until nothing is left to happen. */

@@ -5,6 +5,7 @@
 
 import { assert } from "../base/assert.js";
 import { NbdErrno } from "../nbd/errno.js";
+import { KIB } from "../base/units.js";
 import { RequestFlag, RequestKind } from "../nbd/target.js";
 import type { Dice } from "./dice.js";
 import { History, UNIT_BYTES, type Violation } from "./history.js";
@@ -188,10 +189,9 @@ export class Workload {
     });
   }
 
-  /** Reads all of the vDisk and checks it; for the end, when nothing else goes on. */
-  async readAll(): Promise<void> {
+  /** Reads all of the vDisk and checks it, `step` bytes a request; for the end. */
+  async readAll(step = 256 * KIB): Promise<void> {
     const sizeBytes = this.#sizeBytes;
-    const step = 64 * 1024;
     for (let offset = 0; offset < sizeBytes; offset += step) {
       await this.#readOnce(offset, Math.min(step, sizeBytes - offset));
     }
