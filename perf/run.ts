@@ -46,10 +46,20 @@ const SECONDS = 5;
 const RESULTS = new URL("../../perf/results", import.meta.url).pathname;
 const README = new URL("../../README.md", import.meta.url).pathname;
 
-async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
+const HELP = `npm run perf -- [ROW…] [options]: each row beside its peer; all rows without a name
+
+  --list        the rows, each with its target
+  --rounds N    alternating rounds of each side (${ROUNDS})
+  --seconds N   of a round (${SECONDS})
+  --quick       one round of 2 seconds: does it run?
+  --folder DIR  where the data lie (the system's folder for temporary files)
+  --commit      writes perf/results/committed.json and its table into the README`;
+
+function argumentsOf() {
+  return parseArgs({
     allowPositionals: true,
     options: {
+      help: { type: "boolean", short: "h" },
       list: { type: "boolean" },
       quick: { type: "boolean" },
       rounds: { type: "string" },
@@ -58,6 +68,21 @@ async function main(): Promise<number> {
       commit: { type: "boolean" },
     },
   });
+}
+
+async function main(): Promise<number> {
+  let parsed: ReturnType<typeof argumentsOf>;
+  try {
+    parsed = argumentsOf();
+  } catch (error) {
+    console.error(`${messageOf(error)}\n\n${HELP}`);
+    return 2;
+  }
+  const { values, positionals } = parsed;
+  if (values.help) {
+    console.log(HELP);
+    return 0;
+  }
   if (values.list) {
     for (const row of ROWS) console.log(`${row.name.padEnd(16)} ${row.target}`);
     return 0;

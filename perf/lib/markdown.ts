@@ -19,6 +19,7 @@ export function formatMarkdown(results: Results): string {
       `${machine.node}. Medians of ${rounds} alternating rounds of ${roundSeconds} s; the ratio is`,
     "the median of the rounds' ratios. CPU seconds are of all processes of a side in a round, for",
     "writes until all is in the backend.",
+    ...(results.note === undefined ? [] : [results.note]),
     "",
     row(HEAD),
     row(["---", "---", "---", "---:", "---", "---:", "---", "---", "---:"]),

@@ -26,6 +26,8 @@ export interface Results {
   tookSeconds: number;
   machine: Record<string, string | number>;
   reports: RowReport[];
+  /** What a reader must know of this run besides. */
+  note?: string;
 }
 
 /** The table: ours, peer, ratio, target. */

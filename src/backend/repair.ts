@@ -2,14 +2,14 @@
 // Repair of one object: the fragments that it lacks are computed from the others, written under a
 // new version to OSDs that fit its placement rules, and entered by a commit that compares the
 // manifest's revision and `gc` (P-C6). What the manifest then names no more goes to the trash. The
-// loser of a race leaves marked garbage only: it deletes nothing itself, because the winner may
-// have written the very same name.
+// loser of a race leaves marked garbage only.
 
 import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES, KIB } from "../base/units.js";
 import type { ArenaPool } from "../platform/arena.js";
 import { packRecovery } from "../wire/generated/backend.js";
 import { FailureDomain, type Manifest, packManifest } from "../wire/generated/manifest.js";
+import { FIRST_VERSION } from "./attempt.js";
 import { changeManifest } from "./commit.js";
 import type { BackendCore } from "./core.js";
 import { decodePieces } from "./decode.js";
@@ -32,6 +32,8 @@ import type { RateLimit } from "./ratelimit.js";
 
 const SLICE_BYTES = 256 * KIB;
 const READ_TIMEOUT_MS = 30_000;
+/** Versions have 32 bits: a fragment can be made anew 65,536 times at least. */
+const VERSION_STEP_MAX = 65_536;
 
 export interface RepairHost {
   readonly core: BackendCore;
@@ -176,7 +178,12 @@ class ObjectRepair {
     const places = choosePlaces(pool.writable(true), wanted.length, rules, kept, world.random);
     return places.map((place, i) => {
       const f = wanted[i]!;
-      return { f, place, version: fragments[f]!.version + 1 };
+      // P-C6: names are never used twice. The first one is taken also where no fragment was there
+      // at the commit (version 0): the upload may have written it, and deletes such leftovers when
+      // it likes. What another try of repair left under its name is collected when its mark is
+      // found, also while this one commits: hence no two tries take the same step.
+      const before = Math.max(fragments[f]!.version, FIRST_VERSION);
+      return { f, place, version: before + 1 + world.random.below(VERSION_STEP_MAX) };
     });
   }
 

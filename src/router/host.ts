@@ -103,7 +103,7 @@ export const HOST_MEMORY: HostMemory = {
   destageBytes: 80 * MIB,
   pageCacheBytes: 48 * MIB,
   kvCacheBytes: 16 * MIB,
-  kvWriteBufferBytes: 8 * MIB,
+  kvWriteBufferBytes: 4 * MIB,
   decodeBytes: 16 * MIB,
 };
 

@@ -8,6 +8,10 @@ import { LOCATION_ZERO } from "./dirty.js";
 
 /** Entries looked at between two looks at the loop. */
 const SLICE = 4096;
+/** Clusters of a run, on average, for a batch to count as written in order. */
+const RUN_CLUSTERS_MIN = 64;
+/** Blocks from one cluster of a run to the next: the header of a record may lie between. */
+const RUN_STEP_MAX = 2;
 
 export interface BatchContent {
   /** Sorted; location and CRC of each. */
@@ -49,6 +53,20 @@ export async function layerContent(layer: Layer, clock: Clock): Promise<BatchCon
   content.locations = content.locations.subarray(0, count);
   content.crcs = content.crcs.subarray(0, count);
   return content;
+}
+
+/**
+ * True when clusters that follow each other in the vDisk do so in the journal too, most of them:
+ * a part of the batch is then read as fast as all of it.
+ */
+export function liesInRuns(content: BatchContent): boolean {
+  const { locations } = content;
+  let runs = 1;
+  for (let i = 1; i < locations.length; i++) {
+    const step = locations[i] - locations[i - 1];
+    if (step < 1 || step > RUN_STEP_MAX) runs++;
+  }
+  return runs * RUN_CLUSTERS_MIN <= locations.length;
 }
 
 function addZero(content: BatchContent, layer: Layer, cluster: number): void {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Destage: closed batches go to the backend, one after the other.
+// Destage: closed batches go to the backend, in order.
 //
 //   layer ─► newest version of each cluster, by address ─► SCOs (put, in parallel) ─► TLog (put)
 //         ─► map ─► layer dropped, segments freed
+//
+// When the journal is crowded, the SCOs of the next batch are put from the TLog of one on.
 //
 // The commit of TLog n compares that n−1 is the last (P-A9) and comes after all its SCOs (P-C7), so
 // that the backend is a crash-consistent prefix at every moment (P-A1). What fails for want of a
@@ -12,14 +14,14 @@ import type { PutRequest } from "../backend/store.js";
 import { assert } from "../base/assert.js";
 import { hasCode, messageOf, StorageError } from "../base/errors.js";
 import type { Deferred } from "../base/sync.js";
-import { deferred, settleAll } from "../base/sync.js";
+import { deferred, Semaphore, settleAll } from "../base/sync.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import type { Compare } from "../registry/registry.js";
 import { fixedNumber } from "../registry/registry.js";
 import type { Tlog, TlogEntry } from "../wire/generated/tlog.js";
 import { bytesTlog, encodeTlog } from "../wire/generated/tlog.js";
 import type { BatchContent } from "./batch.js";
-import { layerContent } from "./batch.js";
+import { layerContent, liesInRuns } from "./batch.js";
 import type { Layer } from "./dirty.js";
 import { Maintenance } from "./maintenance.js";
 import { scoIdOf, scoName, tlogKey, tlogName } from "./names.js";
@@ -34,17 +36,27 @@ const PUT_TIMEOUT_MS = 60_000;
 /** Clusters copied to the read cache between two looks at the loop. */
 const CACHE_SLICE = 256;
 
+/** A batch whose SCOs are put while the one in front of it becomes a TLog and enters the map. */
+interface Ahead {
+  layer: Layer;
+  entries: TlogEntry[];
+  put: Promise<boolean>;
+}
+
 export class Destager {
   readonly counts = { putBytes: 0, storedBytes: 0, retries: 0 };
   readonly #volume: Volume;
   readonly #builder: ScoBuilder;
   readonly #maintenance: Maintenance;
+  /** Held while a TLog enters the map, and while SCOs that it emptied are looked for and go. */
+  readonly mapTurn = new Semaphore(1);
   #running: Promise<void> | null = null;
   #stopping = false;
   /** Resolved when waiting has to end. */
   readonly #wake = deferred<void>();
   #waiters: Array<{ sequence: number; done: Deferred<void> }> = [];
   #scoCounter = 0;
+  #ahead: Ahead | null = null;
   /** What destage waits for now, in words; null when it does not wait. */
   obstacle: string | null = null;
 
@@ -174,24 +186,50 @@ export class Destager {
 
   async #run(): Promise<void> {
     await this.#maintenance.before();
-    while (!this.#stopping) {
-      const layer = this.#volume.dirty.oldestClosed;
-      if (layer === null && !this.#maintenance.isWanted) return;
-      if (layer !== null && this.#rests) return;
-      const tlogBytes = await this.#destage(layer);
-      if (tlogBytes === 0) return;
-      await this.#maintenance.after(tlogBytes);
+    try {
+      while (!this.#stopping) {
+        const layer = this.#volume.dirty.oldestClosed;
+        if (layer === null && !this.#maintenance.isWanted) return;
+        if (layer !== null && this.#ahead === null && this.#rests) return;
+        const tlogBytes = await this.#destage(layer);
+        if (tlogBytes === 0) return;
+        await this.#maintenance.after(tlogBytes);
+      }
+    } finally {
+      // Nothing is lent any more when this ends.
+      await this.#ahead?.put;
     }
+  }
+
+  /**
+   * Begins with the batch behind `layer` when writes are about to wait for room, or somebody waits
+   * for all. Its SCOs have higher ids than all of the TLog in front, so that they count as orphans
+   * until their own is there.
+   */
+  #beginAhead(layer: Layer): void {
+    assert(this.#ahead === null, "one batch is ahead");
+    const { dirty, journal } = this.#volume;
+    const next = dirty.closedAfter(layer);
+    if (next === null || (this.#waiters.length === 0 && !journal.isCrowded)) return;
+    const entries: TlogEntry[] = [];
+    const put = this.#putLayer(next, entries);
+    // Whoever takes the batch is told, or `#run` at its end.
+    put.catch(() => undefined);
+    this.#ahead = { layer: next, entries, put };
   }
 
   /**
    * One TLog: a batch, or none, and what moves with it. Answers its bytes, 0 when there is none.
    */
   async #destage(layer: Layer | null): Promise<number> {
-    const entries: TlogEntry[] = [];
-    if (layer !== null && !(await this.#putLayer(layer, entries))) return 0;
+    const ahead = this.#ahead;
+    this.#ahead = null;
+    assert(ahead === null || ahead.layer === layer, "the batch ahead is the next one");
+    const entries = ahead?.entries ?? [];
+    if (layer !== null && !(await (ahead?.put ?? this.#putLayer(layer, entries)))) return 0;
     if (!(await this.#putMoved(entries))) return 0;
     if (layer === null && entries.length === 0) return 0;
+    if (layer !== null) this.#beginAhead(layer);
     const tlog = this.#tlogOf(layer, entries);
     const bytes = await this.persist(() => this.#putTlog(tlog));
     if (bytes === null || !(await this.#apply(tlog))) return 0;
@@ -224,7 +262,7 @@ export class Destager {
 
   async #apply(tlog: Tlog): Promise<boolean> {
     try {
-      await this.#volume.map.apply(tlog);
+      await this.mapTurn.with(() => this.#volume.map.apply(tlog));
     } catch (error) {
       // The TLog is committed: the next start applies it again, or rebuilds the map.
       if (!(error instanceof StorageError)) throw error;
@@ -233,26 +271,44 @@ export class Destager {
     return this.#volume.failed === null;
   }
 
-  /** Puts the clusters of a batch as SCOs, as many at a time as there is memory for. */
+  /**
+   * Puts the clusters of a batch as SCOs, as many at a time as there is memory for. Where the
+   * clusters of a SCO lie together in the journal, it is on its way while the next one is read;
+   * otherwise all of them are read in one pass over the journal.
+   */
   async #putClusters(content: BatchContent, entries: TlogEntry[]): Promise<boolean> {
-    const per = this.#builder.clustersPerSco;
-    const group = this.#builder.scosPerGroup;
-    for (let from = 0; from < content.clusters.length; from += per * group) {
-      const to = Math.min(from + per * group, content.clusters.length);
+    const isRun = liesInRuns(content);
+    const step = this.#builder.clustersPerSco * (isRun ? 1 : this.#builder.scosPerGroup);
+    const puts: Array<Promise<boolean>> = [];
+    let isWhole = true;
+    for (let from = 0; from < content.clusters.length && isWhole; from += step) {
+      const to = Math.min(from + step, content.clusters.length);
       const built = await this.persist(() => this.#builder.build(content, from, to));
-      if (built === null) return false;
-      try {
-        const put = await settleAll(built.map((sco) => this.persist(() => this.putSco(sco))));
-        if (put.includes(null)) return false;
-        for (const sco of built) {
-          entries.push({ kind: "data", ...sco.entry });
-          await this.#cache(sco);
-        }
-      } finally {
-        this.#builder.release(built);
+      if (built === null) {
+        isWhole = false;
+        break;
       }
+      for (const sco of built) entries.push({ kind: "data", ...sco.entry });
+      const put = this.#putBuilt(built);
+      puts.push(put);
+      if (!isRun) isWhole = await put;
+      // What fails is told at the end: until then memory is lent.
+      else put.catch(() => undefined);
     }
-    return true;
+    const done = await settleAll(puts);
+    return isWhole && !done.includes(false);
+  }
+
+  /** Puts SCOs, and fills the read cache with them. Takes their memory. */
+  async #putBuilt(built: readonly BuiltSco[]): Promise<boolean> {
+    try {
+      const put = await settleAll(built.map((sco) => this.persist(() => this.putSco(sco))));
+      if (put.includes(null)) return false;
+      for (const sco of built) await this.#cache(sco);
+      return true;
+    } finally {
+      this.#builder.release(built);
+    }
   }
 
   /**

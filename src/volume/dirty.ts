@@ -223,6 +223,12 @@ export class DirtyMap {
     return this.layers.length > 1 ? this.layers[0]! : null;
   }
 
+  /** The closed layer behind the oldest one, or null. */
+  closedAfter(oldest: Layer): Layer | null {
+    assert(this.layers[0] === oldest, "batches are taken in order");
+    return this.layers.length > 2 ? this.layers[1]! : null;
+  }
+
   /** Batches that wait for destage or are in it. */
   get closedCount(): number {
     return this.layers.length - 1;

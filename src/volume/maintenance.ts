@@ -72,6 +72,10 @@ export class Maintenance {
 
   /** P-A5, P-F2: a SCO goes when the TLog that emptied it is committed and no read holds it. */
   async removeEmpty(): Promise<void> {
+    await this.#destager.mapTurn.with(() => this.#removeEmpty());
+  }
+
+  async #removeEmpty(): Promise<void> {
     const { map } = this.#volume;
     const empty: number[] = [];
     map.scos.forEach((id, live) => {

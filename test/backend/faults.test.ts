@@ -366,6 +366,20 @@ t.test("slow OSDs do not delay a commit; their fragments are entered when they c
   t.equal(await lab.width(), 2);
 });
 
+t.test("repair does not use the name that a failed write of the upload has used", async (t) => {
+  const lab = await Lab.start(t);
+  lab.osds.get(3)!.does.losesAnswers = true;
+  const { result, finished } = await lab.upload("o", 1 * MIB);
+  t.equal(result.fragments, 5);
+  await finished;
+  lab.osds.get(3)!.does.losesAnswers = false;
+  const { repaired } = await repairObject(lab.repairs, "ns", "o", new Map());
+  t.equal(repaired, 1);
+  await lab.late.flush();
+  t.equal(lab.keys("f"), 6, "the upload's late clean-up takes nothing that the manifest names");
+  t.equal(await lab.width(), 2);
+});
+
 t.test("too few OSDs, full ones and a damaged payload are refused without a trace", async (t) => {
   const lab = await Lab.start(t);
   await t.rejects(lab.upload("o", 9000, { crcs: new Uint32Array(3) }), { code: "OVS_CORRUPT" });
@@ -477,6 +491,24 @@ t.test("two repairs of one object at once do no harm", async (t) => {
   const living = lab.all.filter((osd) => lab.core.pool.get(osd.id) !== null);
   const count = (letter: string) => living.reduce((sum, osd) => sum + osd.keys(letter).length, 0);
   t.same([count("f"), count("r"), count("m")], [6, 6, 0]);
+});
+
+t.test("two repairs that choose the same OSD write two names", async (t) => {
+  const lab = await Lab.start(t, { osds: 7 });
+  await lab.put("o", 300 * KIB);
+  await lab.isRight("o", 0, 4096);
+  const [lost] = lab.places("o");
+  await setOsdState(lab.home.registry, lost!.id, OsdState.gone);
+  await lab.core.topology.refresh();
+  const both = await Promise.all([1, 2].map(() => repairObject(lab.repairs, "ns", "o", new Map())));
+  t.equal(both.filter(({ raced }) => raced).length, 1);
+  await lab.late.flush();
+  const living = lab.all.filter((osd) => lab.core.pool.get(osd.id) !== null);
+  const fragments = () => living.reduce((sum, osd) => sum + osd.keys("f").length, 0);
+  t.equal(fragments(), 7, "the loser's can be collected without harm to the winner's");
+  for (let i = 0; i < 3; i++) await collectGarbage(lab.core, "ns");
+  t.equal(fragments(), 6);
+  t.equal(await lab.width(), 2);
 });
 
 t.test("readers tell of damage, and maintenance finds and mends it", async (t) => {

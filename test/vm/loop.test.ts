@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vDisk as a file and that file as a block device, on this machine's own kernel:
 //
-//   ovs up  ◄─ NBD ─ nbdfuse (DIR/file/nbd) ◄─ FUSE ─ /dev/loopN ◄─ ext4, XFS ◄─ fio, files
+//   ovs up ◄─ NBD ─ nbdfuse (DIR/file/nbd) ◄─ FUSE ─ /dev/loopN ◄─ ext4, XFS ◄─ fio, files
 //
-//   ovs up ◄─ NBD ─ nbdfuse (DIR/file/nbd) ◄─ FUSE ─ /dev/loopN ◄─ ext4, XFS ◄─ fio
-// attached again, the same files. OVS_LONG=1 (`npm run vm`) writes more.
+// Detached and attached again, the files are the same. OVS_LONG=1 (`npm run vm`) writes more.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -71,7 +70,9 @@ class LoopDisk {
     await mkdir(this.#folder, { recursive: true });
     await mkdir(this.mount, { recursive: true });
     const file = join(this.#folder, "nbd");
-    this.#fuse = spawn("nbdfuse", ["-C", "2", file, this.#cluster.uri()], { stdio: "inherit" });
+    // One request at a time: with several threads nbdfuse 1.14 counts a command as in flight only
+    // after it was sent, and aborts or sleeps for ever when the answer was quicker than that.
+    this.#fuse = spawn("nbdfuse", ["-s", file, this.#cluster.uri()], { stdio: "inherit" });
     await until("nbdfuse shows the file", () => existsSync(file));
     this.device = (await must("losetup", ["--show", "-f", "--direct-io=on", file])).trim();
   }
@@ -94,7 +95,7 @@ class LoopDisk {
     await run("umount", [this.mount]);
     if (this.device !== "") await run("losetup", ["-d", this.device]);
     if (!this.#fuse) return;
-    await run("umount", [this.#folder]);
+    // First of all: one that does not answer would hold up every look at the folder.
     this.#fuse.kill("SIGKILL");
     await run("umount", ["-l", this.#folder]);
   }

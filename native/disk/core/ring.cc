@@ -236,12 +236,14 @@ void Ring::Prepare(io_uring_sqe* sqe, uint32_t slot) {
   io_uring_sqe_set_data64(sqe, slot);
 }
 
-uint32_t Ring::Reap() {
+uint32_t Ring::Reap(uint32_t limit) {
+  OVS_CHECK(limit > 0);
   uint32_t seen = 0;
   uint32_t done = 0;
   unsigned head;
   io_uring_cqe* cqe;
   io_uring_for_each_cqe(&queue_, head, cqe) {
+    if (done >= limit) break;
     uint32_t slot = static_cast<uint32_t>(cqe->user_data);
     seen++;
     if (Finished(slot, cqe->res)) {

@@ -74,7 +74,7 @@ struct Fixture {
   uint32_t Await(int timeout_ms) {
     pollfd waiter = {ring->poll_fd(), POLLIN, 0};
     while (poll(&waiter, 1, timeout_ms) > 0) {
-      uint32_t done = ring->Reap();
+      uint32_t done = ring->Reap(kSlots);
       if (done > 0) return done;
     }
     return 0;
@@ -153,7 +153,37 @@ void TestDepth() {
     }
     total += done;
   }
-  OVS_CHECK(f.ring->in_flight() == 0 && f.ring->Reap() == 0);
+  OVS_CHECK(f.ring->in_flight() == 0 && f.ring->Reap(kSlots) == 0);
+}
+
+// No more are told than asked for, the ring stays readable, and a bundle is not taken apart.
+void TestPortions() {
+  Fixture f;
+  constexpr uint32_t kCount = 20;
+  uint32_t seen = 0;
+  for (uint32_t i = 0; i < kCount; i++) {
+    f.Set(i, Kind::kWrite, f.file, uint64_t{i} * kPage, i * kPage, kPage);
+    f.table.staged[i] = i;
+  }
+  f.ring->Submit(kCount);
+  for (uint32_t told = 0; told < kCount; told++) {
+    OVS_CHECK(f.ring->in_flight() == kCount - told);
+    pollfd waiter = {f.ring->poll_fd(), POLLIN, 0};
+    OVS_CHECK(poll(&waiter, 1, 10'000) == 1);
+    OVS_CHECK(f.ring->Reap(1) == 1 && (seen & 1u << f.table.done[0]) == 0);
+    seen |= 1u << f.table.done[0];
+  }
+  OVS_CHECK(f.ring->in_flight() == 0 && f.ring->Reap(1) == 0);
+  for (uint32_t i = 0; i < 3; i++) {
+    f.Set(i, Kind::kReadTogether, f.file, uint64_t{i} * kPage, i * kPage, kPage);
+    f.table.staged[i] = i;
+  }
+  f.ring->Submit(3);
+  uint32_t done = 0;
+  for (pollfd waiter = {f.ring->poll_fd(), POLLIN, 0}; done == 0; done = f.ring->Reap(1)) {
+    OVS_CHECK(poll(&waiter, 1, 10'000) == 1);
+  }
+  OVS_CHECK(done == 3 && f.ring->in_flight() == 0);
 }
 
 // Reads that are to be told together wait for each other, and nobody else waits for them.
@@ -281,6 +311,7 @@ int main() {
   }
   TestKinds();
   TestDepth();
+  TestPortions();
   TestTogether();
   TestParts();
   TestCutWrite();

@@ -19,6 +19,9 @@ constexpr uint8_t kTagPut = 0x01;
 constexpr uint8_t kTagDeleteRange = 0x0f;
 // A read that must not wait skips at most this many deleted entries.
 constexpr uint64_t kSkippedMax = 1000;
+// A shard of the cache holds a few whole filters of tables that older versions wrote.
+constexpr uint64_t kShardBytesMin = 4ULL << 20;
+constexpr int kShardBitsMax = 4;
 
 void AppendU32(std::string* target, uint32_t value) {
   char bytes[4];
@@ -44,6 +47,12 @@ bool SkipSlice(std::string_view batch, size_t* at) {
   if (length > batch.size() - *at) return false;
   *at += length;
   return true;
+}
+
+int ShardBits(uint64_t cache_bytes) {
+  int bits = 0;
+  while (bits < kShardBitsMax && cache_bytes >> (bits + 1) >= kShardBytesMin) bits++;
+  return bits;
 }
 
 }  // namespace
@@ -83,7 +92,7 @@ Outcome FromStatus(const rocksdb::Status& status, const std::string& what) {
 Outcome Store::Open(const std::string& path, const Settings& settings,
                     std::shared_ptr<Store>* store) {
   std::shared_ptr<Store> opened(new Store());
-  opened->cache_ = rocksdb::NewLRUCache(settings.cache_bytes);
+  opened->cache_ = rocksdb::NewLRUCache(settings.cache_bytes, ShardBits(settings.cache_bytes));
   rocksdb::DB* db = nullptr;
   Outcome outcome = OpenDatabase(path, settings, opened->cache_, &db);
   if (!outcome.Ok()) return outcome;
@@ -127,6 +136,9 @@ Outcome Store::Get(const SnapshotRef& snapshot, std::string_view key, Tier tier,
                    rocksdb::PinnableSlice* value) const {
   const rocksdb::Status status = db_->Get(Reading(snapshot, tier), db_->DefaultColumnFamily(),
                                           rocksdb::Slice(key.data(), key.size()), value);
+  // RocksDB says "found" and gives nothing where the table that may have the key is not open and
+  // must not be read. A value that really is empty is asked for again as well.
+  if (status.ok() && tier == Tier::kMemory && value->empty()) return {Code::kIncomplete, {}};
   if (status.ok()) return {};
   if (status.IsNotFound()) return {Code::kNotFound, {}};
   if (status.IsIncomplete()) return {Code::kIncomplete, {}};

@@ -84,7 +84,8 @@ class Store {
 
   // Takes the records of several batches, header of the first one, counts summed up.
   Outcome Write(std::string&& group, bool sync);
-  // Value of one key into *value; kIncomplete when `tier` is kMemory and the disk is needed.
+  // Value of one key into *value; kIncomplete when `tier` is kMemory and the disk is needed,
+  // or the value is empty.
   Outcome Get(const SnapshotRef& snapshot, std::string_view key, Tier tier,
               rocksdb::PinnableSlice* value) const;
   // keys: `count` times u32 bytes, key. *answer: `count` u32 lengths (kMissing), then the values.

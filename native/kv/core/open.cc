@@ -21,6 +21,8 @@ namespace ovs::kv {
 namespace {
 
 constexpr int kOpenFilesMax = 512;
+constexpr int kFilterBitsPerKey = 10;
+constexpr uint64_t kMetadataBlockBytes = 4096;
 constexpr uint64_t kInfoLogBytesMax = 1ULL << 20;
 constexpr uint64_t kManifestBytesMax = 8ULL << 20;
 
@@ -28,9 +30,17 @@ rocksdb::Options MakeOptions(const Settings& settings,
                              const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = cache;
+  // Index and filter in pieces: a whole filter of a large table is larger than a shard of a small
+  // cache, so that it would be read again for each key.
+  table.index_type = rocksdb::BlockBasedTableOptions::kTwoLevelIndexSearch;
+  table.partition_filters = true;
+  table.metadata_block_size = kMetadataBlockBytes;
   table.cache_index_and_filter_blocks = true;
+  table.cache_index_and_filter_blocks_with_high_priority = true;
+  table.pin_top_level_index_and_filter = true;
   table.pin_l0_filter_and_index_blocks_in_cache = true;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  table.optimize_filters_for_memory = true;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kFilterBitsPerKey));
   table.format_version = 5;
   rocksdb::Options options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
