@@ -6,10 +6,12 @@
 //
 // Invariants: records go only into the open segment, which is of this service's own epoch; nothing
 // is ever appended to a segment of an older one (P-A3). A segment's name is durable before its
-// first record. After a failed write or sync nothing more is written: the volume halts (P-A2).
+// first record, and the header of the oldest one in use always is. After a failed write or sync
+// nothing more is written: the volume halts (P-A2).
 
 import { assert } from "../base/assert.js";
 import { messageOf, StorageError } from "../base/errors.js";
+import { type Deferred, deferred } from "../base/sync.js";
 import { CLUSTER_BYTES, MIB } from "../base/units.js";
 import type { HandlerId } from "../platform/disk.js";
 import type { World } from "../platform/world.js";
@@ -85,6 +87,8 @@ export class Journal {
   readonly #giveSpare = () => this.#dropSpare();
   #openedMs = 0;
   #syncFailed = false;
+  /** Of `close`, while a round runs. */
+  #lastSync: Deferred<void> | null = null;
   #stopping = false;
   #removing = new Set<Promise<void>>();
   /** Why no segment can be prepared now; null when one can. */
@@ -108,6 +112,7 @@ export class Journal {
     for (const segment of segments) {
       segment.sealed = true;
       segment.headerWritten = true;
+      segment.headerDurable = true;
       this.#bySlot[segment.slot] = segment;
       this.#used.push(segment);
       this.#budget.take(segment.bytes);
@@ -129,6 +134,7 @@ export class Journal {
       this.#headers.give(frame);
     }
     open.headerWritten = true;
+    open.headerDurable = true;
   }
 
   /** The segment that records are appended to; the journal must have been started. */
@@ -209,6 +215,7 @@ export class Journal {
       if (!segment.unsynced) continue;
       segment.unsynced = false;
       segment.syncing = true;
+      segment.syncingHeader = segment.headerWritten;
       this.#syncsPending++;
       this.#world.disk.sync(this.#handler, SYNC_TAG + segment.slot, segment.file);
     }
@@ -220,14 +227,20 @@ export class Journal {
     return this.#syncsPending > 0;
   }
 
-  /** Frees segments whose records are all destaged and that nobody uses (P-A5). */
-  free(destagedSequence: number): void {
+  /**
+   * Frees segments whose records are all destaged and that nobody uses (P-A5). True: the next one
+   * has to wait for a sync. The header behind it would else be the oldest, and gone after a loss of
+   * power: a journal without any header is refused (P-A3), though nothing was lost.
+   */
+  free(destagedSequence: number): boolean {
     while (this.#used.length > 1) {
-      const oldest = this.#used[0]!;
-      if (!oldest.sealed || oldest.lastSequence > destagedSequence || !oldest.idle) return;
+      const [oldest, next] = this.#used as [Segment, Segment];
+      if (!oldest.sealed || oldest.lastSequence > destagedSequence || !oldest.idle) return false;
+      if (!next.headerDurable) return next.headerWritten && !next.syncing;
       this.#used.shift();
       this.#retire(oldest);
     }
+    return false;
   }
 
   /** Segments that are no longer needed go at once; waits for what is in flight. */
@@ -236,6 +249,10 @@ export class Journal {
     this.#budget.removeHolder(this.#giveSpare);
     await this.#preparing;
     await Promise.all(this.#removing);
+    if (this.#syncsPending > 0) {
+      this.#lastSync = deferred();
+      await this.#lastSync.promise;
+    }
     const open = [...this.#used, ...this.#spares];
     if (this.#next) open.push(this.#next);
     for (const segment of open) await this.#world.disk.close(segment.file);
@@ -317,11 +334,14 @@ export class Journal {
   #onSynced(segment: Segment, result: number): void {
     segment.syncing = false;
     this.#syncsPending--;
-    if (result < 0) {
+    if (result >= 0) segment.headerDurable ||= segment.syncingHeader;
+    else {
       this.#syncFailed = true;
       this.#events.onFailed(`fdatasync of ${segment.path} failed (${result})`);
     }
-    if (this.#syncsPending === 0 && !this.#syncFailed) this.#events.onSynced();
+    if (this.#syncsPending > 0) return;
+    this.#lastSync?.resolve();
+    if (!this.#syncFailed) this.#events.onSynced();
   }
 
   #prepareAhead(): void {

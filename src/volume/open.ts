@@ -88,7 +88,10 @@ async function open(
       ...sizes,
     },
     {
-      onHeader: () => volumeBox.volume?.writer.advance(),
+      onHeader: () => {
+        volumeBox.volume?.writer.advance();
+        volumeBox.volume?.freeSegments();
+      },
       onRoom: () => volumeBox.volume?.onRoom(),
       onSynced: () => volumeBox.volume?.onSynced(),
       onFailed: (what) => volumeBox.volume?.halt("unavailable", what),

@@ -25,10 +25,14 @@ export class Segment {
   /** Sequence of the last record in it; 0 while there is none. */
   lastSequence = 0;
   headerWritten = false;
+  /** Its header survives a loss of power. */
+  headerDurable = false;
   sealed = false;
   /** Writes that were completed and not yet covered by a sync. */
   unsynced = false;
   syncing = false;
+  /** The sync that runs began when the header was written. */
+  syncingHeader = false;
   writesInFlight = 0;
   readers = 0;
 

@@ -107,6 +107,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   #syncedWaiters: Array<Deferred<void>> = [];
   #syncCovers = 0;
   #syncTarget = 0;
+  /** A segment can be freed when the header of the next one is durable. */
+  #syncsForRoom = false;
   #requestsOpen = 0;
   #idleWaiters: Array<() => void> = [];
   readonly #mark: DirtyMark;
@@ -334,13 +336,17 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   // Sync (P-D3)
 
   #startSync(): void {
-    if (this.journal.syncing) return;
-    if (this.#flushes.count === 0 && this.#syncWaiters.length === 0) return;
+    if (this.journal.syncing || !this.#wantsSync) return;
+    this.#syncsForRoom = false;
     this.#syncCovers = this.#flushes.count;
     this.#syncedWaiters = this.#syncWaiters;
     this.#syncWaiters = [];
     this.#syncTarget = this.writer.committed;
     if (!this.journal.sync()) this.onSynced();
+  }
+
+  get #wantsSync(): boolean {
+    return this.#flushes.count > 0 || this.#syncWaiters.length > 0 || this.#syncsForRoom;
   }
 
   /** Called by the journal: the round of syncs is done. */
@@ -350,7 +356,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     for (; this.#syncCovers > 0; this.#syncCovers--) this.#complete(this.#flushes.shift(), null);
     for (const waiter of this.#syncedWaiters) waiter.resolve();
     this.#syncedWaiters = [];
-    if (this.#flushes.count > 0 || this.#syncWaiters.length > 0) this.thread.activate(this);
+    if (this.#wantsSync) this.thread.activate(this);
     this.freeSegments();
   }
 
@@ -396,9 +402,10 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     this.thread.watch(this);
   }
 
-  /** Frees the segments whose records the map has, where nobody reads them. */
+  /** Frees segments whose records the map has and nobody reads; comes back after a sync. */
   freeSegments(): void {
-    this.journal.free(this.map.mark.sequence);
+    this.#syncsForRoom = this.journal.free(this.map.mark.sequence);
+    if (this.#syncsForRoom) this.thread.activate(this);
   }
 
   /** Called by the journal: there may be room now. */

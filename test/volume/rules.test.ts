@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rules of docs/durability.md, each by the scenario that happens without it.
 
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, rmSync, writeSync } from "node:fs";
 import t from "tap";
 import { hasCode, StorageError } from "../../src/base/errors.js";
 import { CLUSTER_BYTES, KIB, MIB, TIB } from "../../src/base/units.js";
@@ -269,7 +269,57 @@ t.test("A5: a segment is kept while a read holds it", async (t) => {
   host.disk.release();
   t.equal((await reading)[0], 5);
   host.volume.freeSegments();
-  t.not(host.volume.journal.segments[0], oldest, "freed");
+  await until(() => host.volume.journal.segments[0] !== oldest, "it is freed");
+  await host.stop();
+});
+
+t.test("A3: a segment goes when the header of the next one survives a loss of power", async (t) => {
+  const host = makeHost(t, {
+    config: { journalBytes: 8 * MIB, segmentBytes: MIB, batchBytes: 64 * MIB },
+  });
+  await host.start();
+  const block = new Uint8Array(128 * KIB).fill(5);
+  for (let i = 0; i < 12; i++) await host.client.write(i * 128 * KIB, block);
+  const oldest = host.volume.journal.segments[0]!;
+  t.notOk(host.volume.journal.segments[1]!.headerDurable, "nothing was flushed yet");
+  host.disk.judge = (kind) => (kind === "sync" ? "hold" : "pass");
+  const synced = host.volume.sync(10_000);
+  await until(() => host.volume.map.mark.sequence === 12, "all is destaged");
+  await until(() => host.disk.held > 0, "the header is being synced");
+  t.equal(host.volume.journal.segments[0], oldest, "destaged, but not replaced");
+  host.disk.release();
+  await synced;
+  await until(() => host.volume.journal.segments[0] !== oldest, "it is freed");
+  t.ok(host.volume.journal.segments[0]!.headerDurable);
+  await host.client.write(0, block);
+  await host.stop();
+});
+
+t.test("A8: after a reboot a later segment may lack its header", async (t) => {
+  const host = makeHost(t, {
+    config: { journalBytes: 8 * MIB, segmentBytes: MIB, batchBytes: 64 * MIB },
+  });
+  await host.start();
+  for (let i = 0; i < 12; i++) {
+    await host.client.write(i * 128 * KIB, new Uint8Array(128 * KIB).fill(i + 1));
+  }
+  const next = host.volume.journal.segments[1]!;
+  await host.crash();
+  const file = openSync(next.path, "r+");
+  writeSync(file, new Uint8Array(CLUSTER_BYTES), 0, CLUSTER_BYTES, 0);
+  closeSync(file);
+  await t.rejects(host.start(), { code: "OVS_CORRUPT" }, "not on the same boot");
+  host.rebooted = true;
+  await host.start();
+  const content = await host.client.read(0, 12 * 128 * KIB);
+  const firsts = Array.from({ length: 12 }, (_, i) => content[i * 128 * KIB]);
+  const kept = firsts.findIndex((first) => first === 0);
+  t.ok(kept >= 6, `${kept} writes of the first segment`);
+  t.same(
+    firsts,
+    firsts.map((_, i) => (i < kept ? i + 1 : 0)),
+    "a prefix",
+  );
   await host.stop();
 });
 
