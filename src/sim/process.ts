@@ -72,9 +72,16 @@ export class SimProcess {
     const [life, running] = [this.#life, this.#running];
     if (life === null || running === null) return;
     const dead = new Promise<void>((resolve) => life.atEnd(resolve));
-    await Promise.race([running.stop(), dead]);
+    let how = "stopped";
+    try {
+      await Promise.race([running.stop(), dead]);
+    } catch (error) {
+      // As a real main: it says why, and is gone all the same.
+      if (!(error instanceof StorageError)) throw error;
+      how = `stopped, not in order: ${messageOf(error)}`;
+    }
     if (this.#life !== life) return;
-    this.spec.host.trace.note(this.name, "stopped");
+    this.spec.host.trace.note(this.name, how);
     this.#forget();
     life.end();
   }
