@@ -82,11 +82,13 @@ class LoopDisk {
     await must("losetup", ["-d", this.device]);
     this.device = "";
     const fuse = this.#fuse;
-    this.#fuse = null;
     if (!fuse) return;
     const ended = once(fuse, "exit");
-    await must("umount", [this.#folder]);
+    // The kernel lets go of the loop device's file a moment later.
+    const isFree = async () => (await run("umount", [this.#folder])).code === 0;
+    await until("the file is in use no more", isFree);
     const [code] = (await ended) as [number | null];
+    this.#fuse = null;
     if (code !== 0) throw new Error(`nbdfuse ended with ${code}`);
   }
 

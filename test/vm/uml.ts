@@ -40,7 +40,11 @@ export async function bootUml(folder: string, socket: string): Promise<Guest> {
     ...["con=null", "con0=null,fd:2", "ssl=null", "ssl0=fd:0,fd:1", "selinux=0"],
   ];
   const portInHex = PORT.toString(16).toUpperCase();
+  // Copies of mounts that other tests made would hold their devices for as long as this runs.
   const start = `
+awk '$2 ~ "/vcluster-" { print $2 }' /proc/mounts | tac | while read -r place; do
+  umount -l "$place"
+done
 set -e
 ip link set lo up
 ip tuntap add dev guest mode tap
