@@ -179,7 +179,6 @@ WalFindings Inspect(const std::string& file) {
   return findings;
 }
 
-// What a crash leaves: entries 1 to 6 in the log, each synced, the last one not yet vouched for.
 std::string Key(int i) { return "k" + std::to_string(100'000 + i); }
 
 std::string ValueOf(int i) { return std::string(8'000, static_cast<char>('a' + i % 26)); }
@@ -238,6 +237,7 @@ void TestWholeFilters() {
   OVS_CHECK(store->Close().Ok());
 }
 
+// What a crash leaves: entries 1 to 6 in the log, each synced, the last one not yet vouched for.
 void TestLog() {
   const std::shared_ptr<Store> store = MustOpen(Path("log"));
   for (int i = 1; i <= 6; i++) {
