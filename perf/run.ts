@@ -18,6 +18,7 @@ import { describeMachine, formatTable, writeResults } from "./lib/report.js";
 import type { Row } from "./lib/row.js";
 import { nbdRow } from "./nbd.js";
 import { registryRow } from "./registry.js";
+import { simRow } from "./sim.js";
 import { transportRow } from "./transport.js";
 import { bytesRow } from "./vdisk/bytes.js";
 import { idleRow } from "./vdisk/idle.js";
@@ -37,6 +38,7 @@ const ROWS: readonly Row[] = [
   backendRow,
   transportRow,
   registryRow,
+  simRow,
 ];
 
 const ROUNDS = 5;

@@ -23,6 +23,9 @@ const COMMANDS = {
     run: (args) => script("dist/perf/run.js", args),
   },
   soak: { groups: ["build", "test"], run: (args) => script("tools/soak.mjs", args) },
+  sim: { groups: ["build"], run: (args) => script("dist/src/bin/sim.js", args) },
+  simbugs: { groups: ["build"], run: (args) => script("tools/simbugs.mjs", args) },
+  sweep: { groups: ["build"], run: (args) => script("dist/src/bin/sweep.js", args) },
   vm: { groups: ["build", "test", "vm", "qemu"], run: vmCommand },
   "native-test": { groups: ["build", "check"], compile: false, run: nativeTest },
   fuzz: {

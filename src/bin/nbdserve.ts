@@ -146,6 +146,7 @@ async function serveIn(world: NodeWorld, options: Options): Promise<void> {
   });
   const target = await openTarget(world, server, options);
   const listener = new NbdListener({
+    nbd: world.nbd,
     log: world.log,
     slots: options.slots,
     onNegotiated: (ticket) => void server.adopt(ticket, target),

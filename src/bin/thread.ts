@@ -4,7 +4,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { assert } from "../base/assert.js";
 import { createWorld } from "../platform/node/world.js";
-import { HOST_RECEIVE_BYTES, type HostConfig, hostArenaBytes, VolumeHost } from "../router/host.js";
+import { type HostConfig, hostArenaBytes, VolumeHost } from "../router/host.js";
 
 const { role, data } = workerData as { role: string; data: HostConfig };
 assert(role === "router-host" && parentPort !== null, "this file is the main of a thread");
@@ -12,7 +12,7 @@ const port = parentPort;
 const world = createWorld({
   name: `router-${data.thread}`,
   arenaBytes: hostArenaBytes(data),
-  receivePoolBytes: HOST_RECEIVE_BYTES,
+  receivePoolBytes: data.memory.receiveBytes,
   logTo: data.logTo,
 });
 new VolumeHost(world, data, {

@@ -3,25 +3,10 @@
 // on files that Node does not have. Names and order are those of native/disk/binding.cc.
 
 import { assert } from "../base/assert.js";
-import { DISK_DEPTH_MAX } from "../platform/disk.js";
+import { DISK_PIECES_MAX } from "../platform/disk.js";
+import type { SlotTable } from "../platform/slots.js";
+import { DISK_SLOTS, SLOT_TABLE_BYTES, slotTable } from "../platform/slots.js";
 import { loadAddon } from "./load.js";
-
-/** Rows of the table: operations that can be staged or in flight at once. */
-export const DISK_SLOTS = DISK_DEPTH_MAX;
-
-/** What a row does; numbers as in native/disk/core/table.h. Truncate never reaches the addon. */
-export const DiskKind = {
-  Read: 0,
-  Write: 1,
-  ReadScatter: 2,
-  WriteGather: 3,
-  Sync: 4,
-  Allocate: 5,
-  Punch: 6,
-  Truncate: 7,
-  ReadTogether: 8,
-} as const;
-export type DiskKind = (typeof DiskKind)[keyof typeof DiskKind];
 
 /** Words of a piece, an iovec in the making: offset, 0, bytes, 0. */
 export const PIECE_WORDS = 4;
@@ -56,17 +41,9 @@ export interface DiskAddon {
   ): void;
 }
 
-/** Columns of the table that the engine and the face share; see native/disk/core/table.h. */
-export interface DiskTable {
-  readonly offset: Float64Array;
-  readonly length: Float64Array;
-  readonly memory: Uint32Array;
-  readonly fd: Int32Array;
-  readonly kind: Uint32Array;
-  readonly count: Uint32Array;
-  readonly result: Int32Array;
-  readonly staged: Uint32Array;
-  readonly done: Uint32Array;
+/** The table that the addon and the face share; see native/disk/core/table.h. */
+export interface DiskTable extends SlotTable {
+  /** `piecesMax` pieces of PIECE_WORDS for each row. */
   readonly pieces: Uint32Array;
   readonly piecesMax: number;
 }
@@ -81,28 +58,29 @@ export function loadDiskAddon(): DiskAddon {
 /** The columns inside memory of `layout.tableBytes`. */
 export function diskTable(addon: DiskAddon, memory: ArrayBuffer): DiskTable {
   assert(memory.byteLength === addon.layout.tableBytes, "a table has the addon's size");
-  let offset = 0;
-  const next = (bytes: number): number => {
-    const at = offset;
-    offset += bytes;
-    return at;
-  };
-  const table: DiskTable = {
-    offset: new Float64Array(memory, next(DISK_SLOTS * 8), DISK_SLOTS),
-    length: new Float64Array(memory, next(DISK_SLOTS * 8), DISK_SLOTS),
-    memory: new Uint32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    fd: new Int32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    kind: new Uint32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    count: new Uint32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    result: new Int32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    staged: new Uint32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    done: new Uint32Array(memory, next(DISK_SLOTS * 4), DISK_SLOTS),
-    pieces: new Uint32Array(memory, offset),
-    piecesMax: addon.layout.piecesMax,
-  };
+  const { piecesMax } = addon.layout;
+  assert(piecesMax === DISK_PIECES_MAX, "a list has as many pieces as promised");
+  const pieces = new Uint32Array(memory, SLOT_TABLE_BYTES);
   assert(
-    table.pieces.length === DISK_SLOTS * addon.layout.piecesMax * PIECE_WORDS,
+    pieces.length === DISK_SLOTS * piecesMax * PIECE_WORDS,
     "the pieces fill the rest of the table",
   );
-  return table;
+  return { ...slotTable(memory), pieces, piecesMax };
+}
+
+/** Copies the pieces (arena offset, bytes) of a row into the table. */
+export function putPieces(
+  table: DiskTable,
+  slot: number,
+  pieces: Uint32Array,
+  count: number,
+): void {
+  let word = slot * table.piecesMax * PIECE_WORDS;
+  for (let i = 0; i < count; i++, word += PIECE_WORDS) {
+    table.pieces[word] = pieces[2 * i]!;
+    table.pieces[word + 1] = 0;
+    table.pieces[word + 2] = pieces[2 * i + 1]!;
+    table.pieces[word + 3] = 0;
+  }
+  table.count[slot] = count;
 }

@@ -68,11 +68,14 @@ export class ErasureSession {
   readonly #addon: Addon;
   readonly #session: Session;
   readonly #bytes: number;
+  readonly #inlineBytesMax: number;
   readonly #done = Promise.resolve();
   readonly #shape = new Uint32Array(4);
 
-  constructor(arena: ArrayBuffer) {
+  /** Larger jobs than `inlineBytesMax` run on the worker pool. */
+  constructor(arena: ArrayBuffer, inlineBytesMax = ERASURE_INLINE_BYTES_MAX) {
     this.#addon = loadAddon<Addon>("erasure");
+    this.#inlineBytesMax = inlineBytesMax;
     this.#bytes = arena.byteLength;
     this.#session = this.#addon.open(arena);
   }
@@ -137,7 +140,7 @@ export class ErasureSession {
     assert(apart, "data and parity do not overlap");
     const pages = fragmentBytes / CLUSTER_BYTES;
     assert(crcs === null || crcs.length === (k + m) * pages, "one checksum for each page");
-    const now = fragmentBytes * (k + m) <= ERASURE_INLINE_BYTES_MAX;
+    const now = fragmentBytes * (k + m) <= this.#inlineBytesMax;
     const shape = this.#shape;
     shape[0] = k;
     shape[1] = m;
@@ -175,7 +178,7 @@ export class ErasureSession {
     for (let j = 0; j < want.length; j++) {
       this.#place(indexes, memory, k + j, want[j]!, wantAt[j]!, bytes);
     }
-    const now = bytes * (k + want.length) <= ERASURE_INLINE_BYTES_MAX;
+    const now = bytes * (k + want.length) <= this.#inlineBytesMax;
     return this.#addon.rebuild(this.#session, indexes, memory, bytes, now) ?? this.#done;
   }
 

@@ -16,10 +16,8 @@ import {
   type Segments,
 } from "../platform/network.js";
 import { SEGMENTS_MAX } from "../platform/segments.js";
+import type { Transport } from "../platform/transport.js";
 import { loadAddon } from "./load.js";
-
-/** Word 0 of an event; see native/transport/core/hub.h for the others. */
-export const EventKind = { Frame: 1, Sent: 2, Closed: 3, Connected: 4, Accepted: 5 } as const;
 
 const LogKind = { Send: 1, Expect: 2, Release: 3, Reading: 4 } as const;
 const SEND_WORDS = 10;
@@ -87,14 +85,18 @@ export function describeFault(fault: number, errno: number): string {
   return errno === 0 ? (FAULTS[fault] ?? `fault ${fault}`) : describeErrno(errno);
 }
 
+let errors: ReturnType<typeof getSystemErrorMap> | null = null;
+
 /** Words for an errno (positive). */
 export function describeErrno(errno: number): string {
-  const entry = getSystemErrorMap().get(-errno);
+  // It makes a new map at each call.
+  errors ??= getSystemErrorMap();
+  const entry = errors.get(-errno);
   return entry ? `${entry[1]} (${entry[0]})` : `error ${errno}`;
 }
 
 /** The sockets of one thread. Open until `stop`. */
-export class TransportSession {
+export class TransportSession implements Transport {
   readonly events: Uint32Array;
   readonly eventWords: number;
   readonly metas: Uint8Array;

@@ -3,7 +3,7 @@
 
 import { assert } from "../base/assert.js";
 import { CLUSTER_BYTES, KIB, MIB } from "../base/units.js";
-import { SLOT_CLUSTERS } from "../native/nbd.js";
+import { SLOT_CLUSTERS } from "../platform/nbd.js";
 import { SLOT_CLUSTERS_MAX } from "./target.js";
 
 assert(SLOT_CLUSTERS === SLOT_CLUSTERS_MAX, "the addon cuts requests as targets expect");

@@ -8,10 +8,9 @@
 
 import { assert } from "../base/assert.js";
 import { StorageError } from "../base/errors.js";
-import type { NativeListener, ReplyMode } from "../native/nbd.js";
-import { loadNbdAddon } from "../native/nbd.js";
 import { formatTcp, parseAddress } from "../platform/address.js";
 import type { Log } from "../platform/log.js";
+import type { NbdEngine, NbdListenerEngine, ReplyMode } from "../platform/nbd.js";
 import type { Address } from "../platform/network.js";
 import { requestBytesMax, SLOTS_DEFAULT } from "./limits.js";
 
@@ -39,6 +38,7 @@ export interface NbdTicket {
 }
 
 export interface NbdListenerOptions {
+  nbd: NbdEngine;
   log: Log;
   /** Inside a poll of the loop, outside any turn. Gives the ticket. */
   onNegotiated(ticket: NbdTicket): void;
@@ -70,18 +70,18 @@ export function transmissionFlags(readOnly: boolean): number {
 }
 
 /** Closes the socket of a ticket that nobody adopts. */
-export function discardTicket(ticket: NbdTicket): void {
-  loadNbdAddon().closeSocket(ticket.fd);
+export function discardTicket(nbd: NbdEngine, ticket: NbdTicket): void {
+  nbd.closeSocket(ticket.fd);
 }
 
 export class NbdListener {
-  readonly #native: NativeListener;
+  readonly #native: NbdListenerEngine;
   readonly #addresses: Address[] = [];
   #closed = false;
 
   constructor(options: NbdListenerOptions) {
     const { log } = options;
-    this.#native = new (loadNbdAddon().Listener)(
+    this.#native = new options.nbd.Listener(
       requestBytesMax(options.slots ?? SLOTS_DEFAULT),
       options.negotiationMs ?? 30_000,
       (fd, name, mode, allocation, unread, peer) => {

@@ -4,8 +4,8 @@
 
 import { assert } from "../base/assert.js";
 import type { ErrorKind } from "../base/errors.js";
-import type { SlotTable } from "../native/nbd.js";
-import { RESULT_EXTENTS } from "../native/nbd.js";
+import type { SlotTable } from "../platform/nbd.js";
+import { RESULT_EXTENTS } from "../platform/nbd.js";
 import type { Turn } from "../platform/turn.js";
 import { errnoOf, NbdErrno } from "./errno.js";
 import { STATUS_EXTENTS_MAX } from "./limits.js";

@@ -9,8 +9,8 @@
 // is completed exactly once, also when its connection is gone meanwhile.
 
 import { assert } from "../base/assert.js";
-import type { NativeServer, SlotTable } from "../native/nbd.js";
-import { loadNbdAddon, makeSlotTable } from "../native/nbd.js";
+import type { NbdServerEngine, SlotTable } from "../platform/nbd.js";
+import { makeSlotTable } from "../platform/nbd.js";
 import { FlushStage } from "../platform/turn.js";
 import type { World } from "../platform/world.js";
 import { requestBytesMax, SLOT_BYTES, SLOTS_DEFAULT } from "./limits.js";
@@ -52,8 +52,8 @@ interface Leaving {
 
 export class NbdServer {
   readonly requests: Requests;
-  readonly #world: Pick<World, "turn" | "arena" | "clock" | "log">;
-  readonly #native: NativeServer;
+  readonly #world: Pick<World, "turn" | "arena" | "clock" | "log" | "nbd">;
+  readonly #native: NbdServerEngine;
   readonly #table: SlotTable;
   readonly #slots: number;
   readonly #results: Results;
@@ -67,7 +67,7 @@ export class NbdServer {
 
   /** Cuts its slots from the world's arena, for as long as that lives. */
   constructor(
-    world: Pick<World, "turn" | "arena" | "clock" | "log">,
+    world: Pick<World, "turn" | "arena" | "clock" | "log" | "nbd">,
     options: NbdServerOptions = {},
   ) {
     this.#world = world;
@@ -75,7 +75,7 @@ export class NbdServer {
     assert(this.#slots >= 2, "a server has slots");
     this.#table = makeSlotTable(this.#slots);
     const offset = world.arena.region(this.#slots * SLOT_BYTES, "nbd slots");
-    this.#native = new (loadNbdAddon().Server)(
+    this.#native = new world.nbd.Server(
       world.arena.buffer,
       offset,
       this.#slots,
@@ -107,7 +107,7 @@ export class NbdServer {
     const { fd, mode, allocation, unread, peer } = ticket;
     const known = this.#ids.get(target);
     if (this.#stopping || (known !== undefined && this.#leaving.has(known))) {
-      loadNbdAddon().closeSocket(fd);
+      this.#world.nbd.closeSocket(fd);
       this.#world.log.info("a client was turned away: its export is closing", { peer });
       return false;
     }

@@ -8,6 +8,7 @@ import type { Codec } from "./codec.js";
 import type { Disk } from "./disk.js";
 import type { KvFactory } from "./kv.js";
 import type { Log } from "./log.js";
+import type { NbdEngine } from "./nbd.js";
 import type { Network } from "./network.js";
 import type { Turn } from "./turn.js";
 
@@ -45,6 +46,7 @@ export interface World {
   readonly network: Network;
   readonly kv: KvFactory;
   readonly codec: Codec;
+  readonly nbd: NbdEngine;
   readonly log: Log;
   /** Identity of this boot of the host (the kernel's boot id, 16 bytes). */
   readonly bootId: Uint8Array;

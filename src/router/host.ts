@@ -57,6 +57,7 @@ export interface HostConfig {
   /** The shards that live on this thread. */
   shards: number[];
   lostAfterMs: number;
+  memory: HostMemory;
   logTo: string | null;
 }
 
@@ -84,13 +85,28 @@ export type MainMethods = {
   condemned: (input: { reason: string }) => Promise<void>;
 };
 
-const NBD_BYTES = SLOTS_DEFAULT * SLOT_BYTES;
-export const HOST_RECEIVE_BYTES = 24 * MIB;
-const DESTAGE_BYTES = 80 * MIB;
-const PAGE_CACHE_BYTES = 48 * MIB;
-const KV_CACHE_BYTES = 16 * MIB;
-const KV_WRITE_BUFFER_BYTES = 4 * MIB;
-const DECODE_BYTES = 16 * MIB;
+/** Memory of a worker thread beside its caches. Bytes, but for `slots`: requests under way. */
+export interface HostMemory {
+  slots: number;
+  receiveBytes: number;
+  /** Of each shard. */
+  destageBytes: number;
+  pageCacheBytes: number;
+  kvCacheBytes: number;
+  kvWriteBufferBytes: number;
+  decodeBytes: number;
+}
+
+export const HOST_MEMORY: HostMemory = {
+  slots: SLOTS_DEFAULT,
+  receiveBytes: 24 * MIB,
+  destageBytes: 80 * MIB,
+  pageCacheBytes: 48 * MIB,
+  kvCacheBytes: 16 * MIB,
+  kvWriteBufferBytes: 4 * MIB,
+  decodeBytes: 16 * MIB,
+};
+
 const READ_PATIENCE_MS = 60_000;
 const SENTENCE_BYTES_MAX = 4096;
 
@@ -102,9 +118,9 @@ function shardOptions(config: HostConfig, shard: number): VolumeThreadOptions {
       config.readCacheBytes > 0
         ? { path: `${folder}/read-cache`, bytes: config.readCacheBytes }
         : null,
-    pageCacheBytes: PAGE_CACHE_BYTES,
+    pageCacheBytes: config.memory.pageCacheBytes,
     journalBytes: config.journalBytes,
-    destageBytes: DESTAGE_BYTES,
+    destageBytes: config.memory.destageBytes,
     readPatienceMs: READ_PATIENCE_MS,
   };
 }
@@ -119,7 +135,8 @@ export function hostArenaBytes(config: HostConfig): number {
     (sum, shard) => sum + volumeArenaBytes(shardOptions(config, shard)),
     0,
   );
-  return NBD_BYTES + HOST_RECEIVE_BYTES + DECODE_BYTES + 16 * MIB + shards;
+  const { slots, receiveBytes, decodeBytes } = config.memory;
+  return slots * SLOT_BYTES + receiveBytes + decodeBytes + 16 * MIB + shards;
 }
 
 /** Says beside a store of maps why it must not be opened again. */
@@ -166,10 +183,10 @@ export class VolumeHost {
       self: { role: "router", id: config.router, cluster },
       registry: this.#registry,
       proxies,
-      decodeBytes: DECODE_BYTES,
+      decodeBytes: config.memory.decodeBytes,
       lostAfterMs: config.lostAfterMs,
     });
-    this.#nbd = new NbdServer(world);
+    this.#nbd = new NbdServer(world, { slots: config.memory.slots });
     const methods: HostMethods = {
       start: () => this.#start(),
       open: ({ id, shard, acceptLoss }) =>
@@ -212,8 +229,8 @@ export class VolumeHost {
   async #openMaps(path: string): Promise<{ kv: KvStore; damages: number }> {
     const { files } = this.#world.disk;
     const options = {
-      cacheBytes: KV_CACHE_BYTES,
-      writeBufferBytes: KV_WRITE_BUFFER_BYTES,
+      cacheBytes: this.#config.memory.kvCacheBytes,
+      writeBufferBytes: this.#config.memory.kvWriteBufferBytes,
       create: true,
     };
     const sentence = await files.readSmall(condemnedPath(path), SENTENCE_BYTES_MAX);
@@ -409,7 +426,7 @@ export class VolumeHost {
   #adopt(id: string, ticket: NbdTicket): void {
     const hosted = this.#hosted.get(id);
     if (hosted) this.#nbd.adopt(ticket, hosted.volume);
-    else discardTicket(ticket);
+    else discardTicket(this.#world.nbd, ticket);
   }
 
   #status({ vdisk, volume, shard }: Hosted): VdiskStatus {

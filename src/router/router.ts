@@ -20,7 +20,13 @@ import type { Registry } from "../registry/registry.js";
 import { RpcServer } from "../rpc/server.js";
 import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { Assignment } from "./assignment.js";
-import type { HostConfig, HostMethods, MainMethods } from "./host.js";
+import {
+  HOST_MEMORY,
+  type HostConfig,
+  type HostMemory,
+  type HostMethods,
+  type MainMethods,
+} from "./host.js";
 import { VdiskKeeper } from "./keeper.js";
 import { RouterLease } from "./lease.js";
 import { Link } from "./link.js";
@@ -56,6 +62,8 @@ export interface RouterConfig {
   threads: number;
   /** An ASD that is away for longer counts as lost: `sync` waits for its fragments' repair. */
   lostAfterMs: number;
+  /** Of each worker thread; HOST_MEMORY by default. */
+  memory?: HostMemory;
   /** Folder of the threads' logs. */
   logTo: string | null;
 }
@@ -117,6 +125,8 @@ export class RouterDaemon {
     });
     await this.#startHosts();
     this.#listener = new NbdListener({
+      nbd: this.#world.nbd,
+      slots: (this.#config.memory ?? HOST_MEMORY).slots,
       log: this.#world.log,
       onNegotiated: (ticket) => this.#adopt(ticket),
     });
@@ -164,6 +174,7 @@ export class RouterDaemon {
         thread,
         shards: list,
         lostAfterMs: config.lostAfterMs,
+        memory: config.memory ?? HOST_MEMORY,
         logTo: config.logTo,
       };
       await this.#startHost(data);
@@ -244,7 +255,7 @@ export class RouterDaemon {
   #adopt(ticket: NbdTicket): void {
     const keeper = ticket.name === "" ? this.#exported()[0] : this.#find(ticket.name);
     if (keeper?.state !== "serving") {
-      discardTicket(ticket);
+      discardTicket(this.#world.nbd, ticket);
       return;
     }
     const { id } = keeper.vdisk;

@@ -81,8 +81,9 @@ function faultyWorld(): { world: World; faults: Faults } {
       });
     },
   };
-  const { clock, random, turn, arena, network, codec, log, bootId } = real;
-  return { world: { clock, random, turn, arena, network, codec, log, bootId, disk, kv }, faults };
+  const { clock, random, turn, arena, network, codec, nbd, log, bootId } = real;
+  const same = { clock, random, turn, arena, network, codec, nbd, log, bootId };
+  return { world: { ...same, disk, kv }, faults };
 }
 
 async function openFaulty(changes: Partial<StoreOptions> = {}) {

@@ -86,6 +86,7 @@ export function makeBench(options: BenchOptions): Bench {
   const server = new NbdServer({ ...pick(world), log }, options);
   const targets = new Map<string, BlockTarget>();
   const listener = new NbdListener({
+    nbd: world.nbd,
     log,
     slots,
     ...(options.negotiationMs === undefined ? {} : { negotiationMs: options.negotiationMs }),
@@ -133,6 +134,6 @@ export function makeBench(options: BenchOptions): Bench {
   };
 }
 
-function pick(world: NodeWorld): Pick<NodeWorld, "arena" | "turn" | "clock"> {
-  return { arena: world.arena, turn: world.turn, clock: world.clock };
+function pick(world: NodeWorld): Pick<NodeWorld, "arena" | "turn" | "clock" | "nbd"> {
+  return { arena: world.arena, turn: world.turn, clock: world.clock, nbd: world.nbd };
 }

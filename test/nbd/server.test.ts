@@ -12,6 +12,7 @@ import { Worker } from "node:worker_threads";
 import t from "tap";
 import type { ErrorKind } from "../../src/base/errors.js";
 import { MIB } from "../../src/base/units.js";
+import { loadNbdAddon } from "../../src/native/nbd.js";
 import { NbdErrno } from "../../src/nbd/errno.js";
 import { requestBytesMax } from "../../src/nbd/limits.js";
 import type { NbdTicket } from "../../src/nbd/listener.js";
@@ -311,7 +312,7 @@ t.test("a ticket can be posted to the thread that owns the disk, or be given bac
   t.equal((await client.ask(Cmd.Read, 10, 17)).data.toString(), "in another thread");
   const unwanted = await Client.open(bench.address);
   await until(() => tickets.length === 2, "a ticket");
-  discardTicket(tickets[1]!);
+  discardTicket(loadNbdAddon(), tickets[1]!);
   t.equal((await unwanted.rest()).length, 0);
   const answered = once(worker, "message") as Promise<[{ requests: number }]>;
   worker.postMessage("stop");

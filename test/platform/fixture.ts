@@ -65,7 +65,13 @@ export function socketWorld(arenaMib = 256, poolMib = 0): SocketWorld {
   const arena = new Arena(new ArrayBuffer(arenaMib * MIB));
   const turn = new Turn((work) => void setImmediate(work));
   const log = new QuietLog();
-  const network = openNetwork({ arena, turn, log, receivePoolBytes: (64 + poolMib) * MIB });
+  const network = openNetwork({
+    arena,
+    clock: realClock,
+    turn,
+    log,
+    receivePoolBytes: (64 + poolMib) * MIB,
+  });
   return { clock: realClock, random, turn, arena, log, network };
 }
 

@@ -21,12 +21,7 @@ import type { Thread, Threads } from "../../src/platform/threads.js";
 import { RegistryClient } from "../../src/registry/client.js";
 import { RegistryDaemon } from "../../src/registry/service.js";
 import { RouterClient } from "../../src/router/client.js";
-import {
-  HOST_RECEIVE_BYTES,
-  type HostConfig,
-  hostArenaBytes,
-  VolumeHost,
-} from "../../src/router/host.js";
+import { HOST_MEMORY, type HostConfig, hostArenaBytes, VolumeHost } from "../../src/router/host.js";
 import { RouterDaemon } from "../../src/router/router.js";
 import { FailureDomain } from "../../src/wire/generated/manifest.js";
 import { FaultDisk } from "../volume/faultdisk.js";
@@ -218,7 +213,7 @@ export class RouterRig {
 
   /** Called by the router: its worker thread. */
   startHost(data: HostConfig, port: ConstructorParameters<typeof VolumeHost>[2]): void {
-    const world = this.#world("host", hostArenaBytes(data), HOST_RECEIVE_BYTES);
+    const world = this.#world("host", hostArenaBytes(data), HOST_MEMORY.receiveBytes);
     this.disk = new FaultDisk(world.disk, world.turn);
     Object.defineProperty(world, "disk", { value: this.disk });
     this.hostWorld = world;

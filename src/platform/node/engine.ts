@@ -6,13 +6,14 @@ import { getSystemErrorName } from "node:util";
 import { assert } from "../../base/assert.js";
 import { StorageError } from "../../base/errors.js";
 import type { DiskAddon, DiskTable, RingId } from "../../native/disk.js";
-import { diskTable, loadDiskAddon } from "../../native/disk.js";
+import { diskTable, loadDiskAddon, putPieces } from "../../native/disk.js";
 import { Arena } from "../arena.js";
 import type { Disk } from "../disk.js";
 import type { Log } from "../log.js";
+import type { Engine } from "../ringdisk.js";
+import { RingDisk } from "../ringdisk.js";
 import type { Turn } from "../turn.js";
-import type { Engine } from "./disk.js";
-import { NodeDisk } from "./disk.js";
+import { NodeDescriptors } from "./descriptors.js";
 import { NodeFiles } from "./files.js";
 import { FsEngine } from "./fsdisk.js";
 
@@ -37,16 +38,17 @@ export function createDisk(
   addon: DiskAddon = loadDiskAddon(),
 ): Disk {
   const memory = world.arena.buffer;
-  return new NodeDisk({
+  return new RingDisk({
     engine: (onDone) => {
       const ring = wanted === "fs" ? "OVS_DISK=fs" : UringEngine.open(addon, memory, onDone);
       if (ring instanceof UringEngine) return ring;
       world.log.warn(`io_uring is not used: ${ring}; disks are slower`, { engine: "fs" });
       return new FsEngine(addon, memory, onDone);
     },
+    descriptors: new NodeDescriptors(world.log),
     files: new NodeFiles(addon.flock),
     turn: world.turn,
-    log: world.log,
+    immediate: (work) => void setImmediate(work),
     arenaBytes: memory.byteLength,
   });
 }
@@ -74,6 +76,10 @@ class UringEngine implements Engine {
     if (ring >= 0) return new UringEngine(addon, ring, diskTable(addon, memory));
     const name = getSystemErrorName(ring);
     return REFUSALS[name] ?? `the kernel refused it with ${name}`;
+  }
+
+  putPieces(slot: number, pieces: Uint32Array, count: number): void {
+    putPieces(this.table, slot, pieces, count);
   }
 
   submit(count: number): void {

@@ -5,31 +5,18 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { getSystemErrorName } from "node:util";
 import { assert } from "../../base/assert.js";
-import type { ErrorCode } from "../../base/errors.js";
 import { StorageError } from "../../base/errors.js";
 import type { FileStat, Files } from "../disk.js";
+import { diskError, ERRNO_CODES } from "../diskerror.js";
 
 /** Bytes of a sector in /sys, whatever the device says. */
 const SYS_SECTOR_BYTES = 512;
-
-const CODES: Record<string, ErrorCode> = {
-  ENOENT: "OVS_NOT_FOUND",
-  EEXIST: "OVS_EXISTS",
-  ENOSPC: "OVS_FULL",
-  EDQUOT: "OVS_FULL",
-};
-
-/** The error for `result` (-errno) of an operation on a path. */
-export function diskError(what: string, file: string, result: number): StorageError {
-  const name = getSystemErrorName(result);
-  return new StorageError(CODES[name] ?? "OVS_DISK_FAILED", `cannot ${what} ${file}: ${name}`);
-}
 
 /** Wraps what node:fs throws; the errno's name stands in the message. */
 export function wrapErrno(error: unknown, file: string): unknown {
   if (!(error instanceof Error) || !("code" in error) || error instanceof StorageError)
     return error;
-  const code = CODES[String(error.code)] ?? "OVS_DISK_FAILED";
+  const code = ERRNO_CODES[String(error.code)] ?? "OVS_DISK_FAILED";
   return new StorageError(code, `${file}: ${error.message}`, { cause: error });
 }
 

@@ -5,8 +5,9 @@
 import * as fs from "node:fs";
 import { assert } from "../../base/assert.js";
 import type { DiskAddon, DiskTable } from "../../native/disk.js";
-import { DISK_SLOTS, DiskKind, diskTable, PIECE_WORDS } from "../../native/disk.js";
-import type { Engine } from "./disk.js";
+import { diskTable, PIECE_WORDS, putPieces } from "../../native/disk.js";
+import type { Engine } from "../ringdisk.js";
+import { DISK_SLOTS, DiskKind } from "../slots.js";
 
 /** Operations handed to libuv's pool at once; the pool is small and shared with everybody. */
 const RUNNING_MAX = 32;
@@ -31,6 +32,10 @@ export class FsEngine implements Engine {
     this.#bytes = new Uint8Array(arena);
     this.#onDone = onDone;
     this.table = diskTable(addon, new ArrayBuffer(addon.layout.tableBytes));
+  }
+
+  putPieces(slot: number, pieces: Uint32Array, count: number): void {
+    putPieces(this.table, slot, pieces, count);
   }
 
   submit(count: number): void {

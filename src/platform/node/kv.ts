@@ -30,7 +30,7 @@ import type {
   KvSnapshot,
   KvStore,
 } from "../kv.js";
-import { checkKey, PackedBatch } from "./kvbatch.js";
+import { checkKey, PackedBatch } from "../kvbatch.js";
 
 const GROUP_BATCHES_MAX = 512;
 const GROUP_BYTES_MAX = 4 * MIB;

@@ -8,11 +8,13 @@ import { readFileSync } from "node:fs";
 import { assert } from "../../base/assert.js";
 import { alignDown, parseUuid } from "../../base/bytes.js";
 import { CLUSTER_BYTES, MIB } from "../../base/units.js";
+import { loadNbdAddon } from "../../native/nbd.js";
 import type { Arena } from "../arena.js";
 import type { Codec } from "../codec.js";
 import type { Disk } from "../disk.js";
 import type { KvFactory } from "../kv.js";
 import type { Log } from "../log.js";
+import type { NbdEngine } from "../nbd.js";
 import type { Network } from "../network.js";
 import { Turn } from "../turn.js";
 import type { Clock, Random, Timer, World } from "../world.js";
@@ -109,6 +111,7 @@ class RealWorld implements NodeWorld {
   get network(): Network {
     this.#network ??= openNetwork({
       arena: this.arena,
+      clock: this.clock,
       turn: this.turn,
       log: this.log,
       receivePoolBytes: this.#receivePoolBytes,
@@ -124,6 +127,10 @@ class RealWorld implements NodeWorld {
   get codec(): Codec {
     this.#codec ??= nodeCodec(this.arena);
     return this.#codec;
+  }
+
+  get nbd(): NbdEngine {
+    return loadNbdAddon();
   }
 
   async stop(): Promise<void> {

@@ -4,10 +4,10 @@
 //
 //   | sequence 8 (zero) | count 4 LE | tag 1 | varint bytes | key | varint bytes | value | tag …
 
-import { assert } from "../../base/assert.js";
-import { StorageError } from "../../base/errors.js";
-import { MIB } from "../../base/units.js";
-import type { KvBatch } from "../kv.js";
+import { assert } from "../base/assert.js";
+import { StorageError } from "../base/errors.js";
+import { MIB } from "../base/units.js";
+import type { KvBatch } from "./kv.js";
 
 export const KV_KEY_BYTES_MAX = 64 * 1024;
 export const KV_VALUE_BYTES_MAX = 16 * MIB;
@@ -98,6 +98,36 @@ export class PackedBatch implements KvBatch {
     grown.set(this.#buffer.subarray(0, this.#bytes));
     this.#buffer = grown;
   }
+}
+
+/** What the records of a batch are applied to, in their order. */
+export interface BatchTarget {
+  set(key: Uint8Array, value: Uint8Array): void;
+  delete(key: Uint8Array): void;
+  deleteRange(first: Uint8Array, end: Uint8Array): void;
+}
+
+/** Applies a packed batch. Its keys and values are given as views of it. */
+export function applyBatch(packed: Uint8Array, target: BatchTarget): void {
+  let at = HEADER_BYTES;
+  const next = (): Uint8Array => {
+    let bytes = 0;
+    for (let shift = 0; ; shift += 7) {
+      const part = packed[at++]!;
+      bytes |= (part & 0x7f) << shift;
+      if (part < 0x80) break;
+    }
+    at += bytes;
+    return packed.subarray(at - bytes, at);
+  };
+  while (at < packed.byteLength) {
+    const tag = packed[at++];
+    const key = next();
+    if (tag === TAG_PUT) target.set(key, next());
+    else if (tag === TAG_DELETE) target.delete(key);
+    else target.deleteRange(key, next());
+  }
+  assert(at === packed.byteLength, "a batch ends with its last record");
 }
 
 /** Throws OVS_INVALID for a key that the store does not take. */

@@ -1,33 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real `Disk`: slots, staging and dispatch. What executes the slots is an `Engine`: the addon's
-// io_uring (engine.ts) or node:fs (fsdisk.ts); both work on the same table of rows.
+// A `Disk` over a table of slots: staging, dispatch of completions, promises. What executes the
+// slots is an `Engine`: io_uring, node:fs or the simulator's; what opens files are `Descriptors`.
 //
 //   read()… ──► row of a slot ──► staged ──turn's end──► engine.submit ──► … ──► done ──► handler
 //
 // Invariants: a slot is free, staged, or the engine's. The hot path makes no object: an operation
 // is a row of numbers.
 
-import * as fs from "node:fs";
-import { assert } from "../../base/assert.js";
-import { StorageError } from "../../base/errors.js";
-import { deferred, Semaphore } from "../../base/sync.js";
-import { CLUSTER_BYTES } from "../../base/units.js";
-import type { DiskTable } from "../../native/disk.js";
-import { DISK_SLOTS, DiskKind, PIECE_WORDS } from "../../native/disk.js";
-import type { CompletionHandler, Disk, FileId, Files, HandlerId, OpenOptions } from "../disk.js";
-import { DISK_PIECES_MAX, DISK_TAG_MAX } from "../disk.js";
-import type { Log } from "../log.js";
-import type { Turn } from "../turn.js";
-import { FlushStage } from "../turn.js";
-import { call, diskError } from "./files.js";
+import { assert } from "../base/assert.js";
+import { StorageError } from "../base/errors.js";
+import { deferred, Semaphore } from "../base/sync.js";
+import { CLUSTER_BYTES } from "../base/units.js";
+import type { CompletionHandler, Disk, FileId, Files, HandlerId, OpenOptions } from "./disk.js";
+import { DISK_PIECES_MAX, DISK_TAG_MAX } from "./disk.js";
+import { diskError } from "./diskerror.js";
+import type { Descriptors } from "./openfiles.js";
 import { OpenFiles } from "./openfiles.js";
+import type { SlotTable } from "./slots.js";
+import { DISK_SLOTS, DiskKind } from "./slots.js";
+import type { Turn } from "./turn.js";
+import { FlushStage } from "./turn.js";
 
 const HANDLERS_MAX = 2 ** 24;
 /** Bytes of one operation: the kernel's limit, whole clusters. */
 const OPERATION_BYTES_MAX = 2 ** 31 - CLUSTER_BYTES;
 /** Slots that promises may hold; the others stay for the hot path. */
 const PROMISES_MAX = 512;
-const EINVAL = 22;
 const ENOSPC = 28;
 
 /**
@@ -36,7 +34,9 @@ const ENOSPC = 28;
  */
 export interface Engine {
   readonly name: string;
-  readonly table: DiskTable;
+  readonly table: SlotTable;
+  /** Copies the `count` pieces (arena offset, bytes) of a slot that is being staged. */
+  putPieces(slot: number, pieces: Uint32Array, count: number): void;
   /** Takes the slots staged[0…count), once a turn. */
   submit(count: number): void;
   /** Frees what the engine holds; nothing is in flight any more. */
@@ -46,13 +46,15 @@ export interface Engine {
 /** Makes the engine; `onDone(count)` is called outside any turn. */
 export type EngineFactory = (onDone: (count: number) => void) => Engine;
 
-export class NodeDisk implements Disk {
+export class RingDisk implements Disk {
   readonly files: Files;
   readonly engine: string;
   readonly #engine: Engine;
-  readonly #table: DiskTable;
+  readonly #table: SlotTable;
   readonly #turn: Turn;
   readonly #arenaBytes: number;
+  readonly #descriptors: Descriptors;
+  readonly #immediate: (work: () => void) => void;
   readonly #detach: () => void;
 
   readonly #open: OpenFiles;
@@ -71,21 +73,24 @@ export class NodeDisk implements Disk {
   readonly #promiseHandler: HandlerId;
   #stopped: Promise<void> | null = null;
 
+  /** `immediate` runs its argument once, soon, outside any turn. */
   constructor(options: {
     engine: EngineFactory;
+    descriptors: Descriptors;
     files: Files;
     turn: Turn;
-    log: Log;
+    immediate: (work: () => void) => void;
     arenaBytes: number;
   }) {
     this.#turn = options.turn;
+    this.#immediate = options.immediate;
     this.files = options.files;
-    this.#open = new OpenFiles(options.log);
+    this.#descriptors = options.descriptors;
+    this.#open = new OpenFiles(options.descriptors);
     this.#arenaBytes = options.arenaBytes;
     this.#engine = options.engine((count) => this.#onDone(count));
     this.#table = this.#engine.table;
     this.engine = this.#engine.name;
-    assert(this.#table.piecesMax === DISK_PIECES_MAX, "a list has as many pieces as promised");
     // The last slot freed is the first taken: the rows in use stay few and in the cache.
     for (let i = 0; i < DISK_SLOTS; i++) this.#free[i] = DISK_SLOTS - 1 - i;
     this.#detach = this.#turn.atEnd(FlushStage.Disk, () => this.#submit());
@@ -108,8 +113,7 @@ export class NodeDisk implements Disk {
   async size(file: FileId): Promise<number> {
     const open = this.#open.at(file);
     if (open.blockBytes > 0) return open.blockBytes;
-    const stat = await call<fs.Stats>((done) => fs.fstat(open.fd, done), open.path);
-    return stat.size;
+    return await this.#descriptors.size(open.fd, open.path);
   }
 
   handler(handler: CompletionHandler): HandlerId {
@@ -185,7 +189,7 @@ export class NodeDisk implements Disk {
     }
     // A device has all its blocks already.
     const result = offset + bytes <= blockBytes ? 0 : -ENOSPC;
-    setImmediate(() => this.#finishOutside(slot, result));
+    this.#immediate(() => this.#finishOutside(slot, result));
   }
 
   punch(handler: HandlerId, tag: number, file: FileId, offset: number, bytes: number): void {
@@ -194,8 +198,8 @@ export class NodeDisk implements Disk {
 
   truncate(handler: HandlerId, tag: number, file: FileId, bytes: number): void {
     const slot = this.#take(DiskKind.Truncate, handler, tag, file, 0, bytes);
-    fs.ftruncate(this.#table.fd[slot]!, bytes, (error) => {
-      this.#finishOutside(slot, error ? (error.errno ?? -EINVAL) : 0);
+    this.#descriptors.truncate(this.#table.fd[slot]!, bytes, (result) => {
+      this.#finishOutside(slot, result);
     });
   }
 
@@ -275,8 +279,7 @@ export class NodeDisk implements Disk {
     pieces: Uint32Array,
     count: number,
   ): void {
-    const table = this.#table;
-    assert(count > 0 && count <= table.piecesMax, "a list has 1 to 1024 pieces");
+    assert(count > 0 && count <= DISK_PIECES_MAX, "a list has 1 to 1024 pieces");
     assert(count * 2 <= pieces.length, "the list has that many pieces");
     let sum = 0;
     let bits = offset;
@@ -291,14 +294,7 @@ export class NodeDisk implements Disk {
     assert(sum <= OPERATION_BYTES_MAX, "an operation moves less than 2 GiB");
     this.#checkAligned(file, bits);
     const slot = this.#take(kind, handler, tag, file, offset, sum);
-    let word = slot * table.piecesMax * PIECE_WORDS;
-    for (let i = 0; i < count; i++, word += PIECE_WORDS) {
-      table.pieces[word] = pieces[2 * i]!;
-      table.pieces[word + 1] = 0;
-      table.pieces[word + 2] = pieces[2 * i + 1]!;
-      table.pieces[word + 3] = 0;
-    }
-    table.count[slot] = count;
+    this.#engine.putPieces(slot, pieces, count);
     this.#stage(slot);
   }
 

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// One seed in this process, and how its result is shown.
+
+import { execFileSync } from "node:child_process";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Cuts, cutPlan, noCuts, optionsOf } from "../../sim/cuts.js";
+import { planOf, type RunResult, runSeed } from "../../sim/run.js";
+import type { TraceLine } from "../../sim/trace.js";
+
+/** Events that a failure shows. */
+const LAST = 100;
+
+/** Runs a seed; an error that nobody has caught meanwhile belongs to it. */
+export async function runHere(seed: number, cuts: Cuts, traceAll = false): Promise<RunResult> {
+  let stray: unknown = null;
+  const onStray = (error: unknown): void => {
+    stray ??= error;
+  };
+  process.on("unhandledRejection", onStray);
+  const options = { seed, seconds: cuts.seconds, traceAll, stray: () => stray };
+  const result = await runSeed(options, cutPlan(planOf(seed), cuts));
+  process.off("unhandledRejection", onStray);
+  return result;
+}
+
+/** Eight hexadecimal digits. */
+export function digestOf(result: RunResult): string {
+  return result.digest.toString(16).padStart(8, "0");
+}
+
+/** The commit that runs, and whether files differ from it. */
+export function commitOf(): string {
+  const cwd = dirname(fileURLToPath(import.meta.url));
+  const git = (...args: string[]) =>
+    execFileSync("git", args, { cwd, stdio: ["ignore", "pipe", "ignore"] })
+      .toString()
+      .trim();
+  try {
+    const commit = git("rev-parse", "HEAD");
+    return git("status", "--porcelain") === "" ? commit : `${commit}, changed`;
+  } catch {
+    return "unknown: this is no checkout";
+  }
+}
+
+/** Prints lines of a trace. */
+export function showLines(lines: readonly TraceLine[]): void {
+  for (const { timeMs, node, text } of lines) {
+    console.log(`  ${(timeMs / 1000).toFixed(6)} ${node}: ${text}`);
+  }
+}
+
+/** Prints what failed, where, the last of what happened, and how to see it again. */
+export function showFailure(result: RunResult, cuts: Cuts): void {
+  console.log(`\nseed ${result.seed} FAILED: ${result.failure}`);
+  console.log(`commit ${commitOf()}, digest ${digestOf(result)}; the last that happened:`);
+  showLines(result.trace.slice(-LAST));
+  const plain = optionsOf(cuts) === optionsOf(noCuts(60));
+  const again = `npm run sim -- --seed ${result.seed}${plain ? "" : ` ${optionsOf(cuts)}`}`;
+  console.log(`again:   ${again} --trace\nsmaller: ${again} --shrink\n`);
+}

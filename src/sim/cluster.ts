@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole cluster in one process: hosts, the daemons on them, and an operator who stands outside,
+// whom no fault meets.
+//
+//   h0: registry, proxies, router          d0, d1, …: one ASD each, or several
+//   operator: records the disks, makes vDisks, asks for verify, revokes the leases of the dead
+
+import { AsdClient } from "../asd/client.js";
+import { BackendClient, CLIENT_DEFAULTS } from "../backend/client.js";
+import { OSD_PREFIX, osdIdOf } from "../backend/paths.js";
+import type { Policy } from "../backend/policy.js";
+import { ensurePreset, OSDS_MAX, readAll, registerOsd, setOsdState } from "../backend/records.js";
+import { assert } from "../base/assert.js";
+import { equalBytes, formatUuid, parseUuid } from "../base/bytes.js";
+import { messageOf, StorageError } from "../base/errors.js";
+import { GIB, KIB, MIB } from "../base/units.js";
+import { RegistryClient } from "../registry/client.js";
+import type { RegistryEntry } from "../registry/registry.js";
+import { RouterClient } from "../router/client.js";
+import { FailureDomain } from "../wire/generated/manifest.js";
+import { decodeOsdRecord, OsdState } from "../wire/generated/osd.js";
+import type { Dice } from "./dice.js";
+import { SimHost } from "./host.js";
+import { Life } from "./life.js";
+import { SimNbdClient } from "./nbdclient.js";
+import { SimProcess } from "./process.js";
+import type { Scene } from "./scene.js";
+import { asdSpec, proxySpec, registrySpec, routerSpec } from "./spec.js";
+import type { BlockConnection } from "./workload.js";
+import { SimWorld } from "./world.js";
+
+export interface ClusterOptions {
+  asds: number;
+  /** Hosts that the ASDs are spread over. */
+  diskHosts: number;
+  proxies: number;
+  threads: number;
+  policy: Policy;
+  vdisks: ReadonlyArray<{ name: string; sizeBytes: number }>;
+  journalBytes: number;
+  scoBytes: number;
+  cacheBytes: number;
+  readCacheBytes: number;
+  asdBytes: number;
+  lostAfterMs: number;
+}
+
+/** A cluster of its own kind. */
+export function someCluster(dice: Dice): ClusterOptions {
+  const policies: Policy[] = [
+    { k: 2, m: 1, c: 3, x: 1 },
+    { k: 2, m: 2, c: 3, x: 1 },
+    { k: 4, m: 2, c: 5, x: 6 },
+    { k: 3, m: 2, c: 5, x: 1 },
+  ];
+  const policy = dice.pick(policies);
+  const asds = policy.k + policy.m + dice.below(3);
+  return {
+    asds,
+    diskHosts: asds,
+    proxies: dice.between(1, 2),
+    threads: dice.between(1, 2),
+    policy,
+    vdisks: Array.from({ length: dice.between(1, 3) }, (_, i) => ({
+      name: `vd${i}`,
+      sizeBytes: dice.pick([2, 4, 16]) * MIB,
+    })),
+    journalBytes: dice.pick([16, 32]) * MIB,
+    scoBytes: dice.pick([256, 1024]) * KIB,
+    cacheBytes: dice.pick([1, 4]) * MIB,
+    readCacheBytes: dice.pick([0, 4]) * MIB,
+    asdBytes: GIB,
+    lostAfterMs: dice.pick([5_000, 600_000]),
+  };
+}
+
+const REGISTRY = "tcp:127.1.0.1:7000";
+const CONTROL = "tcp:127.1.0.1:7100";
+const NBD = "unix:/run/nbd.sock";
+const READY_MS = 60_000;
+const LOOK_MS = 20;
+const AGAIN_MS = 400;
+
+export class SimCluster {
+  readonly scene: Scene;
+  readonly options: ClusterOptions;
+  readonly uuid: string;
+  /** Where registry, proxies and router run. */
+  readonly front: SimHost;
+  readonly diskHosts: SimHost[] = [];
+  readonly registry: SimProcess;
+  readonly router: SimProcess;
+  readonly proxies: SimProcess[] = [];
+  readonly asds: SimProcess[] = [];
+  readonly operator: RegistryClient;
+  readonly backend: BackendClient;
+  readonly routerClient: RouterClient;
+  readonly #world: SimWorld;
+  /** Of the clients on the router's host; they are not killed with it. */
+  readonly #clients: Life;
+  readonly #known = new Set<number>();
+  readonly #diskUuids: string[] = [];
+
+  constructor(scene: Scene, options: ClusterOptions) {
+    this.scene = scene;
+    this.options = options;
+    this.uuid = formatUuid(scene.dice.fork("cluster").bytes(16));
+    this.front = new SimHost(scene, "h0", "127.1.0.1");
+    for (let i = 0; i < options.diskHosts; i++) {
+      const mounts = this.#diskPaths().filter((_, disk) => disk % options.diskHosts === i);
+      this.diskHosts.push(new SimHost(scene, `d${i}`, `127.1.1.${i + 1}`, mounts));
+    }
+    const office = new SimHost(scene, "op", "127.1.9.1");
+    this.registry = new SimProcess(registrySpec(this.front, REGISTRY, this.uuid));
+    const proxies = this.#addProxies();
+    for (let i = 0; i < options.asds; i++) this.#addAsd(i);
+    this.router = new SimProcess(
+      routerSpec(this.front, {
+        name: "router",
+        cluster: this.uuid,
+        registry: REGISTRY,
+        lostAfterMs: options.lostAfterMs,
+        control: CONTROL,
+        nbd: NBD,
+        proxies,
+        threads: options.threads,
+        journalBytes: options.journalBytes,
+        cacheBytes: options.cacheBytes,
+        readCacheBytes: options.readCacheBytes,
+        scoBytes: options.scoBytes,
+      }),
+    );
+    this.router.onDeath = () => this.#revoke();
+
+    this.#clients = new Life("clients", scene.timeline);
+    const sizes = { arenaBytes: 24 * MIB, receivePoolBytes: 4 * MIB };
+    this.#world = new SimWorld(office, new Life("operator", scene.timeline), sizes);
+    const cluster = this.uuid;
+    this.operator = new RegistryClient(this.#world, {
+      address: REGISTRY,
+      cluster,
+      role: "manager",
+    });
+    this.backend = new BackendClient(this.#world, {
+      ...CLIENT_DEFAULTS,
+      self: { role: "manager", id: "", cluster },
+      registry: this.operator,
+      proxies,
+      manifestsMax: 64,
+      decodeBytes: 4 * MIB,
+    });
+    this.routerClient = new RouterClient(this.#world, {
+      address: CONTROL,
+      cluster,
+      role: "manager",
+    });
+  }
+
+  get processes(): SimProcess[] {
+    return [this.registry, ...this.proxies, ...this.asds, this.router];
+  }
+
+  get hosts(): SimHost[] {
+    return [this.front, ...this.diskHosts];
+  }
+
+  /** Brings everything up, as an operator does it for the first time. */
+  async start(): Promise<void> {
+    const { policy, vdisks } = this.options;
+    this.registry.keep();
+    await this.#until("the registry is ready", () => this.registry.isReady);
+    await ensurePreset(this.operator, "default", {
+      policies: [policy],
+      domain: FailureDomain.disk,
+    });
+    for (const asd of this.asds) asd.keep();
+    await this.#until("the ASDs are ready", () => this.asds.every((asd) => asd.isReady));
+    for (const [i] of this.asds.entries()) await this.#record(i);
+    for (const proxy of this.proxies) proxy.keep();
+    await this.#until("the proxies are ready", () => this.proxies.every((one) => one.isReady));
+    await this.backend.start();
+    this.router.keep();
+    await this.#until("the router is ready", () => this.router.isReady);
+    for (const { name, sizeBytes } of vdisks) await this.routerClient.create(name, sizeBytes);
+  }
+
+  /** Opens a connection to a vDisk, as a client on the router's host. */
+  async connect(vdisk: string, onEnd: () => void): Promise<BlockConnection> {
+    const client = await SimNbdClient.connect({
+      host: this.front.net,
+      life: this.#clients,
+      address: NBD,
+      name: vdisk,
+      onEnd,
+    });
+    return {
+      request: (kind, flags, offset, length, data, done) =>
+        client.request(kind, flags, offset, length, data, done),
+      close: () => client.close(),
+    };
+  }
+
+  /** Stops everything in order. */
+  async stop(): Promise<void> {
+    await this.router.stop();
+    for (const proxy of this.proxies) await proxy.stop();
+    for (const asd of this.asds) await asd.stop();
+    await this.registry.stop();
+  }
+
+  /** Starts everything again after `stop`. */
+  async startAgain(): Promise<void> {
+    for (const process of this.processes) process.keep();
+    await this.#until("all is ready again", () => this.processes.every((one) => one.isReady));
+  }
+
+  /**
+   * What `ovs asd replace` does: the disk is declared gone, an empty one serves in its place. Goes
+   * on until it is done.
+   */
+  async replaceDisk(i: number): Promise<void> {
+    const asd = this.asds[i]!;
+    await asd.stop();
+    const old = this.#diskUuids[i]!;
+    await this.#insist(() => this.#forget(old));
+    asd.spec.host.storage.deviceOf(this.#diskPaths()[i]!).faults.wipe();
+    this.#diskUuids[i] = formatUuid(this.scene.dice.fork(`disk ${i} after ${old}`).bytes(16));
+    this.#known.delete(i);
+    asd.keep();
+    await this.#insist(() => this.#record(i));
+    this.scene.trace.note("operator", `${asd.name} has a new disk`);
+  }
+
+  async #forget(diskUuid: string): Promise<void> {
+    const { entries } = await readAll(this.operator, OSD_PREFIX, OSDS_MAX);
+    const wanted = parseUuid(diskUuid);
+    const isMeant = (entry: RegistryEntry) =>
+      equalBytes(decodeOsdRecord(entry.value).diskUuid, wanted);
+    const found = entries.find(isMeant);
+    assert(found !== undefined, "the disk was recorded");
+    await setOsdState(this.operator, osdIdOf(found.key), OsdState.gone);
+  }
+
+  /** Calls until it is answered without an error. */
+  async #insist(call: () => Promise<unknown>): Promise<void> {
+    for (;;) {
+      try {
+        await call();
+        return;
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        this.scene.trace.note("operator", `refused: ${messageOf(error)}`);
+      }
+      await this.#world.clock.sleep(AGAIN_MS);
+    }
+  }
+
+  /** All that the router has on its disk is gone; it is not running. */
+  loseRouter(): void {
+    assert(!this.router.isAlive, "it was stopped");
+    this.front.storage.deviceOf("/router").loseFolder("/router");
+    this.scene.count("router's data lost");
+  }
+
+  #addProxies(): string[] {
+    const addresses: string[] = [];
+    for (let i = 0; i < this.options.proxies; i++) {
+      const address = `tcp:127.1.0.1:${7200 + i}`;
+      addresses.push(address);
+      const spec = proxySpec(this.front, address, {
+        name: `proxy-${i}`,
+        cluster: this.uuid,
+        registry: REGISTRY,
+        lostAfterMs: this.options.lostAfterMs,
+      });
+      this.proxies.push(new SimProcess(spec));
+    }
+    return addresses;
+  }
+
+  #addAsd(i: number): void {
+    const host = this.diskHosts[i % this.diskHosts.length]!;
+    this.#diskUuids.push(formatUuid(this.scene.dice.fork(`disk ${i}`).bytes(16)));
+    const spec = asdSpec(host, {
+      name: `asd-${i}`,
+      path: this.#diskPaths()[i]!,
+      address: this.#asdAddress(i),
+      cluster: this.uuid,
+      diskUuid: () => this.#diskUuids[i]!,
+      capacityBytes: this.options.asdBytes,
+      format: () => !this.#known.has(i),
+    });
+    this.asds.push(new SimProcess(spec));
+  }
+
+  #diskPaths(): string[] {
+    return Array.from({ length: this.options.asds }, (_, i) => `/asd${i}`);
+  }
+
+  #asdAddress(i: number): string {
+    return `tcp:127.1.1.${(i % this.options.diskHosts) + 1}:${7300 + i}`;
+  }
+
+  async #record(i: number): Promise<void> {
+    const client = new AsdClient(this.#world, {
+      address: this.#asdAddress(i),
+      clusterUuid: this.uuid,
+      diskUuid: this.#diskUuids[i]!,
+      self: { role: "manager", id: "", cluster: this.uuid },
+    });
+    const stats = await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());
+    this.#known.add(i);
+    await registerOsd(this.operator, {
+      diskUuid: stats.diskUuid,
+      clusterUuid: this.uuid,
+      address: this.#asdAddress(i),
+      capacityBytes: stats.capacityBytes,
+      site: "s",
+      rack: "r",
+      node: `asd-${i}`,
+    });
+  }
+
+  /** What a supervisor does that has reaped the router (P-C3). */
+  async #revoke(): Promise<void> {
+    try {
+      const entry = await this.operator.get("/router/router/alive");
+      if (entry && entry.lease !== "0") await this.operator.leaseRevoke(entry.lease);
+    } catch (error) {
+      // Then it runs out by itself.
+      if (!(error instanceof StorageError)) throw error;
+    }
+  }
+
+  async #until(what: string, condition: () => boolean): Promise<void> {
+    const { clock } = this.#world;
+    const endMs = clock.nowMs() + READY_MS;
+    while (!condition()) {
+      assert(clock.nowMs() < endMs, `it did not come to this: ${what}`);
+      await clock.sleep(LOOK_MS);
+    }
+  }
+}

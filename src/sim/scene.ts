@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all hosts of one simulation share: time, chance, the network between them, the trace, and
+// the count of faults that happened.
+
+import { Dice } from "./dice.js";
+import { Memory } from "./memory.js";
+import { SimNet } from "./network.js";
+import { Timeline } from "./timeline.js";
+import { Trace } from "./trace.js";
+
+export class Scene {
+  readonly seed: number;
+  readonly timeline = new Timeline();
+  readonly dice: Dice;
+  readonly trace: Trace;
+  readonly net: SimNet;
+  readonly memory = new Memory();
+  /** Kinds of faults, and how often each had an effect. */
+  readonly faults = new Map<string, number>();
+
+  /** `traceAll`: keeps every line of the trace. */
+  constructor(seed: number, traceAll: boolean) {
+    this.seed = seed;
+    this.dice = new Dice(seed);
+    this.trace = new Trace(this.timeline, traceAll);
+    this.net = new SimNet({
+      timeline: this.timeline,
+      dice: this.dice.fork("net"),
+      onFault: (kind) => this.count(`net ${kind}`),
+    });
+  }
+
+  /** A fault has had an effect. */
+  count(kind: string): void {
+    this.faults.set(kind, (this.faults.get(kind) ?? 0) + 1);
+  }
+}
