@@ -219,6 +219,17 @@ class SimEngine implements Engine {
       if (policy === "all") this.#perform(slot, Infinity);
       else if (dice.chance(0.5)) this.#perform(slot, this.#cut(slot));
     }
+    this.#settle();
+  }
+
+  /** What of a killed process has reached the file is covered by whoever syncs that from now on. */
+  #settle(): void {
+    for (let slot = 0; slot < DISK_SLOTS; slot++) {
+      const record = this.#records[slot];
+      if (!record) continue;
+      this.#descriptors.at(this.table.fd[slot]!).file.content.complete(record);
+      this.#records[slot] = null;
+    }
   }
 
   /** Bytes of a write that reach the disk when its process is killed. */

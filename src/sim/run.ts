@@ -285,7 +285,10 @@ class Run {
       const report = await this.#ask(() => this.#cluster.backend.verify(options, 60_000));
       if (report === null) return false;
       const { missing, corrupt, misplaced, leaked, unreachable, lacking, unreadable } = report;
-      if (unreadable > 0) throw new Error(`${unreadable} objects cannot be read any more`);
+      // With a disk that is not reached yet, an object may be unreadable for the moment only.
+      if (unreadable > 0 && unreachable === 0) {
+        throw new Error(`${unreadable} objects cannot be read any more`);
+      }
       return missing + corrupt + misplaced + leaked + unreachable + lacking === 0;
     });
     await this.#readAll(watch);
