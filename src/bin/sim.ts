@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../base/errors.js";
 import { optionsOf } from "../sim/cuts.js";
+import { MemoryPool } from "../sim/memory.js";
 import { pictureOf } from "../sim/picture.js";
 import { planOf, type RunResult } from "../sim/run.js";
 import { shrink } from "../sim/shrink.js";
@@ -49,7 +50,7 @@ async function many(settings: Settings): Promise<number> {
 }
 
 async function single({ seed, cuts, trace, picture }: Settings): Promise<number> {
-  const result = await runHere(seed, cuts, trace || picture !== "");
+  const result = await runHere(seed, cuts, { traceAll: trace || picture !== "" });
   if (picture !== "") {
     writeFileSync(picture, pictureOf(result, { isHtml: /\.html?$/.test(picture) }));
   }
@@ -76,7 +77,7 @@ async function replay(settings: Settings): Promise<number> {
       },
     });
   }
-  const result = await runHere(seed, cuts, settings.trace);
+  const result = await runHere(seed, cuts, { traceAll: settings.trace });
   if (settings.trace) showLines(result.trace);
   if (result.failure !== "") showFailure(result, cuts);
   const isSame = digestOf(result) === wanted;
@@ -86,11 +87,12 @@ async function replay(settings: Settings): Promise<number> {
 }
 
 async function smaller({ seed, cuts }: Settings): Promise<number> {
+  const pool = new MemoryPool();
   const clients = planOf(seed).cluster.vdisks.length;
   const found = await shrink({
     cuts,
     clients,
-    run: (less) => runHere(seed, less),
+    run: (less) => runHere(seed, less, { pool }),
     onTry: (what, fails) => console.log(`${fails ? "fails" : "passes"} with ${what}`),
   });
   if (found === null) {

@@ -85,13 +85,12 @@ export function describeFault(fault: number, errno: number): string {
   return errno === 0 ? (FAULTS[fault] ?? `fault ${fault}`) : describeErrno(errno);
 }
 
-let errors: ReturnType<typeof getSystemErrorMap> | null = null;
+/** It is a new map at each call. */
+const ERRORS: ReadonlyMap<number, [name: string, words: string]> = getSystemErrorMap();
 
 /** Words for an errno (positive). */
 export function describeErrno(errno: number): string {
-  // It makes a new map at each call.
-  errors ??= getSystemErrorMap();
-  const entry = errors.get(-errno);
+  const entry = ERRORS.get(-errno);
   return entry ? `${entry[1]} (${entry[0]})` : `error ${errno}`;
 }
 

@@ -215,6 +215,7 @@ export class FramedNetwork implements Network {
     this.#clock.immediate(work);
   }
 
+  /** What was staged leaves with the next turn, which is asked for here. */
   requestTurn(): void {
     this.#turn.request();
   }
@@ -227,6 +228,7 @@ export class FramedNetwork implements Network {
     return token;
   }
 
+  /** True from `stop` on: its memory may belong to others, nothing is handed over any more. */
   get stopped(): boolean {
     return this.#stopped;
   }

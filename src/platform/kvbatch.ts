@@ -102,8 +102,11 @@ export class PackedBatch implements KvBatch {
 
 /** What the records of a batch are applied to, in their order. */
 export interface BatchTarget {
+  /** Views of the batch: who keeps them needs the batch to stay as it is. */
   set(key: Uint8Array, value: Uint8Array): void;
+  /** Borrows. A key that is not there is no error. */
   delete(key: Uint8Array): void;
+  /** Borrows. Deletes keys in [first, end); none when `end` is not after `first`. */
   deleteRange(first: Uint8Array, end: Uint8Array): void;
 }
 

@@ -22,7 +22,9 @@ export interface Descriptor {
 export interface Descriptors {
   /** Errors as `Disk.open` has them. */
   open(path: string, options: OpenOptions): Promise<Descriptor>;
+  /** Called once nothing is in flight on it. Its number may come again from the next `open`. */
   close(fd: number, path: string): Promise<void>;
+  /** Of a file, in bytes, as it is now. */
   size(fd: number, path: string): Promise<number>;
   /** `done` gets 0 or -errno, later, outside any turn. */
   truncate(fd: number, bytes: number, done: (result: number) => void): void;

@@ -34,11 +34,15 @@ export interface Transport {
 
   /** Id of a listener, or -errno. */
   listenUnix(path: string): number;
+  /** Id of a listener, or -errno; port 0 takes any free one. */
   listenTcp(ip: string, port: number): number;
+  /** The real port of a listener on TCP. */
   listenerPort(listener: number): number;
+  /** Accepts no more, and removes the socket's file if it is still ours. Idempotent. */
   closeListener(listener: number): void;
   /** Id of a connection that is being made, or -errno. It does not read until it is told to. */
   connectUnix(path: string): number;
+  /** As `connectUnix`. `ip`: an address, not a name. */
   connectTcp(ip: string, port: number): number;
   /** Address of the other side of a TCP connection; "" for others. */
   peer(connection: number): string;
@@ -55,8 +59,14 @@ export interface Transport {
     payload: Segments | null,
     token: number,
   ): number;
+  /**
+   * Stages where the payload of the answer to `requestId` goes. Copies the list; borrows the memory
+   * until the answer, `forget` or the connection's end.
+   */
   stageExpect(connection: number, requestId: number, into: Segments): void;
+  /** Stages the return of a payload (arena offset) that came without being expected to the pool. */
   stageRelease(payload: number): void;
+  /** Stages that the socket is read, or is not any more: then its sender is held back. */
   stageReading(connection: number, on: boolean): void;
   /** Hands over what is staged; with `flush` sends it. Returns the number of tokens in `done`. */
   apply(flush: boolean): number;

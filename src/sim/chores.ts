@@ -55,6 +55,7 @@ export interface ChoresOptions {
   chores: ChoreOptions;
   /** Makes the client of a vDisk that was made. */
   addClient: (name: string, sizeBytes: number) => Workload;
+  /** Told what must not be, in words: the seed has failed. */
   onViolation: (words: string) => void;
 }
 
@@ -81,6 +82,7 @@ export class Chores {
     return this.#kept.map(({ name, client }) => ({ name, sizeBytes: client.sizeBytes }));
   }
 
+  /** Begins; calls follow each other until `stop`. */
   start(): void {
     this.#running = true;
     this.#later();

@@ -156,10 +156,12 @@ export class SimCluster {
     });
   }
 
+  /** All that a fault may meet: registry, proxies, ASDs, router; always in this order. */
   get processes(): SimProcess[] {
     return [this.registry, ...this.proxies, ...this.asds, this.router];
   }
 
+  /** The router's host first. The operator's is not among them: no fault meets it. */
   get hosts(): SimHost[] {
     return [this.front, ...this.diskHosts];
   }

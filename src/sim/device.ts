@@ -62,10 +62,12 @@ export class Device {
     this.faults = new Faults(this, dice.fork("faults"));
   }
 
+  /** Whole pages of files and the stores' bytes, named or still open. */
   get usedBytes(): number {
     return this.#usedBytes;
   }
 
+  /** 0 also when the capacity was set below what is used. */
   get freeBytes(): number {
     return Math.max(0, this.capacityBytes - this.#usedBytes);
   }
@@ -161,6 +163,7 @@ export class Device {
     this.#unname(node);
   }
 
+  /** As rename(2): replaces what has the target's name. Throws PathError. */
   rename(source: string, target: string): void {
     const node = this.find(source);
     if (node === null) throw new PathError(ENOENT);
@@ -192,6 +195,7 @@ export class Device {
     return found;
   }
 
+  /** All key-value stores at or below a path. */
   storesUnder(prefix: string): Array<{ path: string; store: KvContent }> {
     const found: Array<{ path: string; store: KvContent }> = [];
     this.#walk((path, node) => {

@@ -47,6 +47,7 @@ export class Faults {
     return this.#slow;
   }
 
+  /** Every operation fails with EIO. */
   get isDead(): boolean {
     return this.#isDead;
   }
@@ -101,6 +102,7 @@ export class Faults {
     if (this.#device.freeBytes === 0) this.onFault(FaultKind.Full, this.#device.mount);
   }
 
+  /** Latencies are `factor` times those of a healthy one; 1: it is healthy again. */
   slow(factor: number): void {
     this.#slow = factor;
     if (factor > 1) this.onFault(FaultKind.Slow, this.#device.mount);

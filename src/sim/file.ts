@@ -99,10 +99,12 @@ export class FileContent {
     this.#pool = pool;
   }
 
+  /** With what was not synced yet. */
   get sizeBytes(): number {
     return this.#sizeBytes;
   }
 
+  /** Whole pages that it occupies on the device, written or allocated. */
   get allocatedBytes(): number {
     return this.#allocated.count * CLUSTER_BYTES;
   }
@@ -112,6 +114,7 @@ export class FileContent {
     return this.#pages.size;
   }
 
+  /** A loss of power could take something of it. */
   get isDirty(): boolean {
     return this.#dirty.size > 0 || this.#changes.length > 0 || this.#allocationChanged;
   }
@@ -184,6 +187,7 @@ export class FileContent {
     this.#clear(offset, offset + bytes, record, serial);
   }
 
+  /** A new end. Pages beyond it are freed, and read as zeroes when the file grows again. */
   truncate(sizeBytes: number, record: ChangeRecord): void {
     const before = this.#sizeBytes;
     const serial = this.#change(sizeBytes, record);

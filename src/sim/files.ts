@@ -44,6 +44,7 @@ export class SimDescriptors implements Descriptors {
     this.#kernel = kernel;
   }
 
+  /** What a number stands for; it must be open. */
   at(fd: number): SimOpenFile {
     return this.#open[fd]!;
   }

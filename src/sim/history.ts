@@ -8,8 +8,8 @@
 // and another serves. After a loss of power the unit may hold any value that it has had since the
 // last flush that covers it.
 //
-// Most units are settled: one value, nothing under way. Those are a number each; only the others have
-// a record of their own.
+// Most units are settled: one value, nothing under way. Those are a number each; only the others
+// have a record of their own.
 //
 // Sound, not complete: what two reads under way at the same time say of each other is not used.
 
@@ -125,6 +125,7 @@ export class History {
     this.#endWrite(operation, (unit) => expand(unit));
   }
 
+  /** A read of whole units begins. It may see what is there now or is written until it ends. */
   readBegins(operation: number, first: number, count: number): void {
     this.#reads.set(operation, { first, count });
     for (let number = first; number < first + count; number++) {
@@ -172,6 +173,7 @@ export class History {
     }
   }
 
+  /** A flush begins: writes that were answered until now are what it covers. */
   flushBegins(operation: number): void {
     const values = new Map<number, number[]>();
     for (const number of this.#exposed) {
@@ -201,6 +203,7 @@ export class History {
     }
   }
 
+  /** It was not answered: it makes nothing durable that others may rely on. */
   flushIsOver(operation: number): void {
     this.#flushes.delete(operation);
   }

@@ -54,18 +54,22 @@ export class SimHost {
     this.#bootId = this.dice.bytes(16);
   }
 
+  /** The one of the scene; events of processes belong to their lives. */
   get timeline(): Timeline {
     return this.scene.timeline;
   }
 
+  /** The one of the scene. */
   get trace(): Trace {
     return this.scene.trace;
   }
 
+  /** 16 bytes, others after each loss of power. */
   get bootId(): Uint8Array {
     return this.#bootId;
   }
 
+  /** It has power; it may be frozen all the same. */
   get isOn(): boolean {
     return this.#isOn;
   }
@@ -92,6 +96,7 @@ export class SimHost {
     this.storage.losePower(chooser);
   }
 
+  /** It boots. Who kept processes running there starts them again: the host does not. */
   powerOn(): void {
     if (this.#isOn) return;
     this.#isOn = true;
@@ -106,19 +111,23 @@ export class SimHost {
     this.net.freeze();
   }
 
+  /** What should have happened while it was frozen happens now, also to its processes. */
   thaw(): void {
     for (const life of this.#lives) life.thaw();
     this.net.thaw();
   }
 
+  /** The disks of this host as a process sees them; what it has in flight ends with `life`. */
   openDisk(life: Life, world: Pick<World, "arena" | "turn">): Disk {
     return createSimDisk(this.#kernelOf(life), world);
   }
 
+  /** Stores on the disks of this host, as a process opens them; closed at the end of `life`. */
   openKv(life: Life): KvFactory {
     return new SimKv(this.#kernelOf(life));
   }
 
+  /** The network of one thread of a process; takes its receive pool from the world's arena. */
   openNetwork(
     life: Life,
     world: Pick<World, "arena" | "clock" | "turn" | "log" | "codec">,
@@ -127,6 +136,7 @@ export class SimHost {
     return this.scene.net.open(this.net, life, world, receivePoolBytes);
   }
 
+  /** An NBD engine for one process of this host. */
   openNbd(life: Life, world: Pick<World, "codec">): NbdEngine {
     return new SimNbdEngine(this.net, life, world.codec);
   }

@@ -30,10 +30,12 @@ export class KvContent {
   #isLogDamaged = false;
   #damaged: { first: Uint8Array; last: Uint8Array } | null = null;
 
+  /** What readers see, also what a loss of power would take. To be changed by `apply` only. */
   get map(): SortedMap {
     return this.#map;
   }
 
+  /** What it occupies on the device: keys and values, nothing for logs or levels. */
   get diskBytes(): number {
     return this.#map.bytes;
   }

@@ -21,6 +21,7 @@ export class Life implements Owner {
     this.timeline = timeline;
   }
 
+  /** Dead is for ever. */
   get state(): Owner["state"] {
     return this.#state;
   }

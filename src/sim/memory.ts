@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Big memory of simulations, used again by those that follow in the same process: an arena of many
-// megabytes for each life is more than the garbage collector bears. What a simulation takes it
-// gives back at its end, all at once: until then a dead process' memory stays as it was.
+// Big memory of simulations, used again by those that follow: an arena of many megabytes for each
+// life is more than the garbage collector bears. What a simulation takes it gives back at its end,
+// all at once: until then a dead process' memory stays as it was. Whoever runs several simulations
+// one after the other owns the pool, and hands it to each.
 
 import { assert } from "../base/assert.js";
 import { KIB, MIB } from "../base/units.js";
@@ -12,12 +13,37 @@ const SLAB_BYTES = MIB;
 const BLOCK_BYTES = 64 * KIB;
 const ZEROES = Buffer.alloc(BLOCK_BYTES);
 
-const kept = new Map<number, ArrayBuffer[]>();
-let keptBytes = 0;
+/** What simulations have left for those that follow. */
+export class MemoryPool {
+  readonly #kept = new Map<number, ArrayBuffer[]>();
+  #keptBytes = 0;
+
+  /** Gives memory of exactly so many bytes, of any content; undefined when there is none. */
+  take(bytes: number): ArrayBuffer | undefined {
+    const buffer = this.#kept.get(bytes)?.pop();
+    if (buffer !== undefined) this.#keptBytes -= bytes;
+    return buffer;
+  }
+
+  /** Takes it; what would be too much is left to the collector. */
+  give(buffer: ArrayBuffer): void {
+    const bytes = buffer.byteLength;
+    if (this.#keptBytes + bytes > KEPT_BYTES_MAX) return;
+    const list = this.#kept.get(bytes);
+    if (list === undefined) this.#kept.set(bytes, [buffer]);
+    else list.push(buffer);
+    this.#keptBytes += bytes;
+  }
+}
 
 /** The memory of one simulation. */
 export class Memory {
+  readonly #pool: MemoryPool;
   #taken: ArrayBuffer[] = [];
+
+  constructor(pool = new MemoryPool()) {
+    this.#pool = pool;
+  }
 
   /** Zeroed memory of so many bytes. */
   arena(bytes: number): ArrayBuffer {
@@ -34,22 +60,14 @@ export class Memory {
 
   /** Gives everything back: nobody uses it any more. */
   release(): void {
-    for (const buffer of this.#taken) {
-      if (keptBytes + buffer.byteLength > KEPT_BYTES_MAX) continue;
-      const list = kept.get(buffer.byteLength);
-      if (list === undefined) kept.set(buffer.byteLength, [buffer]);
-      else list.push(buffer);
-      keptBytes += buffer.byteLength;
-    }
+    for (const buffer of this.#taken) this.#pool.give(buffer);
     this.#taken = [];
   }
 
   #old(bytes: number): ArrayBuffer | undefined {
     assert(bytes > 0, "memory has a size");
-    const buffer = kept.get(bytes)?.pop();
-    if (buffer === undefined) return undefined;
-    keptBytes -= bytes;
-    this.#taken.push(buffer);
+    const buffer = this.#pool.take(bytes);
+    if (buffer !== undefined) this.#taken.push(buffer);
     return buffer;
   }
 

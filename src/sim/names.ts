@@ -48,6 +48,7 @@ export class Folder {
     change([{ folder: this, name, node }]);
   }
 
+  /** Takes a name away; a loss of power may bring it back until the folder is synced. */
   remove(name: string): void {
     change([{ folder: this, name, node: null }]);
   }

@@ -31,6 +31,7 @@ export interface SimListenerOptions {
   negotiationMs: number;
   /** Keeps a socket until somebody adopts it. */
   keep: (socket: SimSocket) => number;
+  /** A client has chosen an export: `fd` (of `keep`) is the caller's from now on. */
   onNegotiated: (
     fd: number,
     name: string,
@@ -39,6 +40,7 @@ export interface SimListenerOptions {
     unread: Uint8Array,
     peer: string,
   ) => void;
+  /** A connection has ended before it chose an export; the reason is for the log. */
   onRefused: (peer: string, reason: string) => void;
 }
 

@@ -67,7 +67,9 @@ export interface SimServerOptions {
   slots: number;
   columns: unknown[];
   limits: { connections: number; stallMs: number };
+  /** So many entries of the columns are filled: requests for the targets. Within a turn. */
   onReady: (count: number) => void;
+  /** A connection of target `id` has ended; the reason is for the log. */
   onClosed: (connection: number, id: number, reason: string) => void;
 }
 
@@ -107,6 +109,7 @@ export class SimNbdServer implements NbdServerEngine, SessionHost, SocketOwner {
     this.#targets.delete(id);
   }
 
+  /** Undefined for one that was removed, also while its connections still end. */
   target(id: number): NbdTargetState | undefined {
     return this.#targets.get(id);
   }

@@ -29,6 +29,7 @@ export interface SessionHost {
   readonly slots: NbdSlots;
   readonly memory: Uint8Array;
   readonly totals: { requests: number; errors: number; bytesIn: number; bytesOut: number };
+  /** Undefined for one that was removed. */
   target(id: number): NbdTargetState | undefined;
   /** Something changed: it is served before the wake-up ends. */
   mark(session: NbdSession): void;
@@ -92,6 +93,7 @@ export class NbdSession implements SlotUser {
     return this.#state === State.Draining && this.#inFlight === 0;
   }
 
+  /** It reads: it is not about to end, and waits for no slots. */
   get wantsInput(): boolean {
     return this.#state === State.Open && !this.#waiting;
   }

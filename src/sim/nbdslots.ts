@@ -91,18 +91,22 @@ export class NbdSlots {
     for (let i = 0; i < slots; i++) this.#slots.push(emptySlot());
   }
 
+  /** Slots that nobody has; those who wait come first. */
   get free(): number {
     return this.#free.length;
   }
 
+  /** Users that wait for slots. */
   get waiting(): number {
     return this.#waiters.length;
   }
 
+  /** A slot as it is now; it is used again after `release`. */
   slot(index: number): Readonly<Slot> {
     return this.#slots[index]!;
   }
 
+  /** Where its payload lies: an arena offset, SLOT_BYTES long. */
   memoryOf(index: number): number {
     return this.#memory + index * SLOT_BYTES;
   }
@@ -117,6 +121,7 @@ export class NbdSlots {
     return false;
   }
 
+  /** It is not resumed any more; one that does not wait may call it. */
   stopWaiting(user: SlotUser): void {
     const at = this.#waiters.indexOf(user);
     if (at >= 0) this.#waiters.splice(at, 1);
@@ -261,6 +266,7 @@ export class NbdSlots {
     slot.user!.requestDone(first);
   }
 
+  /** Gives one slot back. `pump` lets those who wait have it: after the last of a request. */
   release(index: number): void {
     const slot = this.#slots[index]!;
     assert(slot.state !== SlotState.Free, "a slot is released once");

@@ -30,8 +30,8 @@ export interface NbdFields {
   operation?: number;
   status?: number;
   requestId?: number;
+  /** Both are the frame's from now on. */
   meta?: Uint8Array;
-  /** Payload that the frame takes. */
   body?: Uint8Array;
   /** Payload in the sender's memory. */
   pieces?: Uint32Array;

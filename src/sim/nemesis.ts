@@ -109,6 +109,7 @@ export class Nemesis {
     this.#troubles = this.#makeTroubles();
   }
 
+  /** Troubles begin, one after the other, until `heal`. */
   start(): void {
     this.#running = true;
     this.#later();

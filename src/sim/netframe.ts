@@ -11,21 +11,25 @@ const NO_BYTES = new Uint8Array(0);
 const NO_PIECES = new Uint32Array(0);
 
 const METAS_BYTES = 64 * 1024;
-let metas = new ArrayBuffer(METAS_BYTES);
-let metasUsed = 0;
 
-/** Many small copies lie in one block: memory of its own for each is what a collector pays for. */
-function copyOf(meta: Uint8Array): Uint8Array {
-  const bytes = meta.byteLength;
-  if (bytes > METAS_BYTES / 8) return new Uint8Array(meta);
-  if (metasUsed + bytes > METAS_BYTES) {
-    metas = new ArrayBuffer(METAS_BYTES);
-    metasUsed = 0;
+/** Copies of metas. Many lie in one block: memory of its own for each costs a collector more. */
+export class Metas {
+  #block = new ArrayBuffer(METAS_BYTES);
+  #used = 0;
+
+  /** Borrows; the copy is never written over. */
+  copyOf(meta: Uint8Array): Uint8Array {
+    const bytes = meta.byteLength;
+    if (bytes > METAS_BYTES / 8) return new Uint8Array(meta);
+    if (this.#used + bytes > METAS_BYTES) {
+      this.#block = new ArrayBuffer(METAS_BYTES);
+      this.#used = 0;
+    }
+    const copy = new Uint8Array(this.#block, this.#used, bytes);
+    copy.set(meta);
+    this.#used += bytes;
+    return copy;
   }
-  const copy = new Uint8Array(metas, metasUsed, bytes);
-  copy.set(meta);
-  metasUsed += bytes;
-  return copy;
 }
 
 /** One frame, shared by its sender and its receiver. */
@@ -60,6 +64,7 @@ export class SimFrame {
   /** Receiver: bytes of the payload that lie there. */
   copied = 0;
 
+  /** Takes `meta`; copies the list of `payload`. */
   constructor(frame: Frame, meta: Uint8Array | null, payload: Segments | null, token: number) {
     this.kind = frame.kind;
     this.priority = frame.priority;
@@ -67,7 +72,7 @@ export class SimFrame {
     this.status = frame.status;
     this.requestId = frame.requestId;
     this.timeoutMs = frame.timeoutMs;
-    this.meta = meta === null ? NO_BYTES : copyOf(meta);
+    this.meta = meta ?? NO_BYTES;
     this.pieces = payload === null ? NO_PIECES : payload.list.slice(0, 2 * payload.count);
     this.token = token;
     let bytes = 0;
@@ -80,6 +85,7 @@ export class SimFrame {
     return HEADER_BYTES + this.meta.byteLength;
   }
 
+  /** All of it on the wire. */
   get bytes(): number {
     return this.headBytes + this.payloadBytes;
   }
@@ -140,6 +146,10 @@ export class Bodies {
     return kept;
   }
 
+  /**
+   * Takes back what `take` has given, or any other memory; what is too much is left to the
+   * collector.
+   */
   give(body: Uint8Array): void {
     const bytes = body.byteLength;
     if (bytes < 2 ** SMALLEST_BITS || this.#keptBytes + bytes > KEPT_BYTES_MAX) return;

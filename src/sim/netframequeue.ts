@@ -15,6 +15,7 @@ export class FrameQueue {
   #depart = 0;
   #take = 0;
 
+  /** The queue's limit is the sender's: it counts bytes that the kernel has not taken. */
   push(frame: SimFrame): void {
     this.#frames.push(frame);
   }
@@ -29,10 +30,12 @@ export class FrameQueue {
     return this.#frames[this.#take];
   }
 
+  /** `toTake` is taken whole: the next one. */
   wasTaken(): void {
     this.#take++;
   }
 
+  /** `toRead` is read whole: the next one. What is through is forgotten now and then. */
   wasRead(): void {
     this.#read++;
     if (this.#read < COMPACT_MIN || 2 * this.#read < this.#frames.length) return;

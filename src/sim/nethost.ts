@@ -73,10 +73,12 @@ export class NetHost {
     return this.#boots;
   }
 
+  /** No power: whoever sends to it hears nothing. */
   get off(): boolean {
     return this.#off;
   }
 
+  /** Its kernel stands still: nothing is acknowledged, nothing refused. */
   get frozen(): boolean {
     return this.#frozen;
   }
@@ -166,6 +168,7 @@ export class NetHost {
     this.net.tell("freeze");
   }
 
+  /** The kernel goes on with what came meanwhile. Thaw its lives too. */
   thaw(): void {
     if (!this.#frozen) return;
     this.#frozen = false;
@@ -197,6 +200,7 @@ export class NetHost {
     this.net.tell("power");
   }
 
+  /** Nothing listens yet; connections of before are unknown, and answered with a reset. */
   powerOn(): void {
     if (this.#off) this.#boots++;
     this.#off = false;

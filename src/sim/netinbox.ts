@@ -59,6 +59,7 @@ export class Inbox {
     this.#pool = new ArenaPool(memory.offset, memory.bytes);
   }
 
+  /** No event fits until the next wake-up. */
   get isFull(): boolean {
     return this.count === EVENTS_MAX;
   }
@@ -88,6 +89,7 @@ export class Inbox {
     return at;
   }
 
+  /** False: the frame waits for the next wake-up. */
   hasRoomFor(frame: SimFrame): boolean {
     const hasMetas = this.#metasUsed + frame.meta.byteLength <= METAS_BYTES;
     return !this.isFull && this.#frames < this.#framesMax && hasMetas;
@@ -95,6 +97,7 @@ export class Inbox {
 
   // Memory.
 
+  /** The answer's payload goes there. Takes the list; borrows the memory, as `Transport` says. */
   expect(socket: SimSocket, requestId: number, pieces: Uint32Array): void {
     let table = this.#expected.get(socket);
     if (table === undefined) {
@@ -117,6 +120,7 @@ export class Inbox {
     return isFilling;
   }
 
+  /** Gives a payload (arena offset) back to the pool. */
   release(payload: number): void {
     this.#pool.give(payload);
   }

@@ -49,6 +49,7 @@ export class NetLink {
     this.latencyMs = latencyMs;
   }
 
+  /** Ends all troubles of this direction; its latency stays what it is. */
   heal(): void {
     this.blocked = false;
     this.delayMs = 0;

@@ -108,6 +108,7 @@ export class SimSocket {
     this.#giveUpMs = host.net.giveUpMs * (0.6 + 0.8 * host.net.dice.share());
   }
 
+  /** It takes what comes: nobody has paused it, and it has memory for the payload. */
   get reads(): boolean {
     return this.state === SocketState.Open && !this.paused && !this.starved;
   }

@@ -177,7 +177,8 @@ export class SimTransport implements Transport, SocketOwner {
     token: number,
   ): number {
     assert(frame.requestId >= 0 && frame.requestId < 2 ** 53, "request ids are exact numbers");
-    const staged = new SimFrame(frame, meta, payload, token);
+    const copy = meta === null ? null : this.#net.metas.copyOf(meta);
+    const staged = new SimFrame(frame, copy, payload, token);
     this.#checkPieces(staged.pieces);
     this.#log.push({ connection, frame: staged });
     return staged.bytes - HEADER_BYTES;

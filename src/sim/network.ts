@@ -14,7 +14,7 @@ import { FramedNetwork } from "../platform/framed.js";
 import type { World } from "../platform/world.js";
 import type { Dice } from "./dice.js";
 import type { Life } from "./life.js";
-import { Bodies, type SimFrame } from "./netframe.js";
+import { Bodies, Metas, type SimFrame } from "./netframe.js";
 import { type Listening, NetHost } from "./nethost.js";
 import { type NetFault, NetLink } from "./netlink.js";
 import { ECONNREFUSED, type SimSocket, SimSocket as Socket, SocketState } from "./netsocket.js";
@@ -37,6 +37,7 @@ export interface SimNetOptions {
   kernelBytes?: number;
   /** About how long a sender tries before it gives a connection up. */
   giveUpMs?: number;
+  /** Called each time when a fault has an effect on somebody. */
   onFault?: (kind: NetFault) => void;
 }
 
@@ -58,6 +59,7 @@ export class SimNet {
   readonly kernelBytes: number;
   readonly giveUpMs: number;
   readonly bodies = new Bodies();
+  readonly metas = new Metas();
   readonly hosts: NetHost[] = [];
   /** Called at every point when it is set; it may end lives, freeze and stop hosts. */
   hook: ((point: FramePoint) => void) | null = null;
@@ -118,6 +120,7 @@ export class SimNet {
     });
   }
 
+  /** Sockets of one thread, below `open`. `pool`: the arena's part for unexpected payloads. */
   transport(
     host: NetHost,
     life: Life,
@@ -293,6 +296,7 @@ export class SimNet {
 
   // For hosts, sockets and transports.
 
+  /** A fault has had an effect: it is counted. */
   tell(kind: NetFault): void {
     this.#onFault(kind);
   }

@@ -28,6 +28,7 @@ export class SimProcess {
     this.spec = spec;
   }
 
+  /** The same for all its lives. */
   get name(): string {
     return this.spec.name;
   }
@@ -58,10 +59,12 @@ export class SimProcess {
     void this.onDeath().then(() => this.#again());
   }
 
+  /** SIGSTOP. Its next life is not frozen. */
   freeze(): void {
     this.#life?.freeze();
   }
 
+  /** SIGCONT: it goes on with its old beliefs. */
   thaw(): void {
     this.#life?.thaw();
   }

@@ -11,6 +11,8 @@ import { runInTicks } from "../platform/node/ticks.js";
 import { JOURNAL_BYTES_MIN } from "../volume/open.js";
 import { type ChoreOptions, Chores, EXTRAS_MAX, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
+import { Dice } from "./dice.js";
+import type { MemoryPool } from "./memory.js";
 import { Meter } from "./meter.js";
 import { Nemesis, type NemesisOptions, someTroubles, type TroubleKind } from "./nemesis.js";
 import { Scene } from "./scene.js";
@@ -42,6 +44,8 @@ export interface RunOptions {
   traceAll: boolean;
   /** An error that nobody has caught since the seed began, or null. */
   stray?: () => unknown;
+  /** Memory of seeds that are over, and for those that follow. */
+  pool?: MemoryPool;
 }
 
 export interface RunResult {
@@ -100,19 +104,17 @@ export interface Plan {
 
 /** The plan of a seed. */
 export function planOf(seed: number): Plan {
-  const scene = new Scene(seed, false);
-  const cluster = someCluster(scene.dice.fork("plan"));
-  const perSecond = scene.dice.fork("load").pick(LOADS) / cluster.vdisks.length;
-  const habits = cluster.vdisks.map((_, i) =>
-    someHabits(scene.dice.fork(`habits ${i}`), perSecond),
-  );
-  const end = scene.dice.fork("end");
+  const dice = new Dice(seed);
+  const cluster = someCluster(dice.fork("plan"));
+  const perSecond = dice.fork("load").pick(LOADS) / cluster.vdisks.length;
+  const habits = cluster.vdisks.map((_, i) => someHabits(dice.fork(`habits ${i}`), perSecond));
+  const end = dice.fork("end");
   return {
     cluster,
     habits,
-    nemesis: someTroubles(scene.dice.fork("troubles")),
-    chores: someChores(scene.dice.fork("chores")),
-    extraHabits: someHabits(scene.dice.fork("extra habits"), EXTRA_LOAD),
+    nemesis: someTroubles(dice.fork("troubles")),
+    chores: someChores(dice.fork("chores")),
+    extraHabits: someHabits(dice.fork("extra habits"), EXTRA_LOAD),
     losesRouter: end.chance(0.5),
   };
 }
@@ -143,7 +145,7 @@ class Run {
 
   constructor(options: RunOptions, plan: Plan) {
     this.#options = options;
-    this.#scene = new Scene(options.seed, options.traceAll);
+    this.#scene = new Scene(options.seed, options.traceAll, options.pool);
     this.#cluster = new SimCluster(this.#scene, plan.cluster);
     this.#plan = plan;
     const there = plan.cluster.vdisks.map(({ name, sizeBytes }, i) => {

@@ -3,7 +3,7 @@
 // the count of faults that happened.
 
 import { Dice } from "./dice.js";
-import { Memory } from "./memory.js";
+import { Memory, type MemoryPool } from "./memory.js";
 import { SimNet } from "./network.js";
 import { Timeline } from "./timeline.js";
 import { Trace } from "./trace.js";
@@ -14,13 +14,14 @@ export class Scene {
   readonly dice: Dice;
   readonly trace: Trace;
   readonly net: SimNet;
-  readonly memory = new Memory();
+  readonly memory: Memory;
   /** Kinds of faults, and how often each had an effect. */
   readonly faults = new Map<string, number>();
 
-  /** `traceAll`: keeps every line of the trace. */
-  constructor(seed: number, traceAll: boolean) {
+  /** `traceAll`: keeps every line of the trace. `pool`: memory of scenes that are over. */
+  constructor(seed: number, traceAll: boolean, pool?: MemoryPool) {
     this.seed = seed;
+    this.memory = new Memory(pool);
     this.dice = new Dice(seed);
     this.trace = new Trace(this.timeline, traceAll);
     this.net = new SimNet({

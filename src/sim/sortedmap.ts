@@ -43,6 +43,7 @@ export class SortedMap {
     this.#age = from === null ? 0 : from.#age;
   }
 
+  /** Entries. */
   get count(): number {
     return this.#count;
   }
@@ -58,6 +59,7 @@ export class SortedMap {
     return new SortedMap(this);
   }
 
+  /** Null when there is none. The value is the map's own: not to be changed. */
   get(key: Uint8Array): Uint8Array | null {
     const chunk = this.#chunks[this.#chunkOf(key)];
     if (chunk === undefined) return null;
@@ -83,6 +85,7 @@ export class SortedMap {
     this.#chunks.splice(index + 1, 0, { age: this.#age, entries: half });
   }
 
+  /** Borrows. A key that is not there is no error. */
   delete(key: Uint8Array): void {
     const index = this.#chunkOf(key);
     const chunk = this.#chunks[index];

@@ -19,7 +19,9 @@ import { SimWorld } from "./world.js";
 
 /** What a process does between its start and its clean stop. */
 export interface Running {
+  /** Resolves when it serves. Rejects with a StorageError: it cannot, and the process ends. */
   start(): Promise<void>;
+  /** As on SIGTERM: in order, called once. */
   stop(): Promise<void>;
 }
 
@@ -28,6 +30,7 @@ export interface Spec {
   readonly name: string;
   readonly role: "registry" | "asd" | "proxy" | "router";
   readonly host: SimHost;
+  /** Called for each life anew, in an event of that life. */
   make(life: Life, die: (reason: string) => void): Running;
 }
 
@@ -66,8 +69,10 @@ export interface AsdSpecOptions {
   path: string;
   address: Address;
   cluster: string;
+  /** Asked at each start: a disk that was replaced has another one. */
   diskUuid: () => string;
   capacityBytes: number;
+  /** Asked at each start: may an empty disk be made an ASD's? */
   format: () => boolean;
 }
 

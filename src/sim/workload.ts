@@ -27,6 +27,7 @@ export interface BlockConnection {
     data: Uint8Array | null,
     done: (errno: number, data: Uint8Array | null) => void,
   ): void;
+  /** At once: requests under way are never answered. `onEnd` is called as at every end. */
   close(): void;
 }
 

@@ -4,6 +4,7 @@
 
 import { type ChildProcess, fork } from "node:child_process";
 import { type Cuts, noCuts } from "../../sim/cuts.js";
+import { MemoryPool } from "../../sim/memory.js";
 import type { RunResult } from "../../sim/run.js";
 import { runHere } from "./seed.js";
 
@@ -16,6 +17,7 @@ export interface PoolOptions {
   coverageFolder: string | null;
   /** The next seed; null: there is none. */
   next: () => number | null;
+  /** Called for each seed that has ended, in the order in which they end. */
   onResult: (result: RunResult) => void;
 }
 
@@ -37,8 +39,9 @@ export async function runPool(options: PoolOptions): Promise<void> {
 /** What a process of the pool does: its arguments end with the words of `runPool`. */
 export function runWorker(words: string): void {
   const cuts = cutsOf(words);
+  const pool = new MemoryPool();
   process.on("message", (seed: number) => {
-    void runHere(seed, cuts).then((result) => process.send?.(result));
+    void runHere(seed, cuts, { pool }).then((result) => process.send?.(result));
   });
 }
 

@@ -5,20 +5,32 @@ import { execFileSync } from "node:child_process";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Cuts, cutPlan, noCuts, optionsOf } from "../../sim/cuts.js";
+import { MemoryPool } from "../../sim/memory.js";
 import { planOf, type RunResult, runSeed } from "../../sim/run.js";
 import type { TraceLine } from "../../sim/trace.js";
 
 /** Events that a failure shows. */
 const LAST = 100;
 
+export interface HereOptions {
+  /** Keeps every line of the trace. */
+  traceAll?: boolean;
+  /** For those who run several. */
+  pool?: MemoryPool;
+}
+
 /** Runs a seed; an error that nobody has caught meanwhile belongs to it. */
-export async function runHere(seed: number, cuts: Cuts, traceAll = false): Promise<RunResult> {
+export async function runHere(
+  seed: number,
+  cuts: Cuts,
+  { traceAll = false, pool = new MemoryPool() }: HereOptions = {},
+): Promise<RunResult> {
   let stray: unknown = null;
   const onStray = (error: unknown): void => {
     stray ??= error;
   };
   process.on("unhandledRejection", onStray);
-  const options = { seed, seconds: cuts.seconds, traceAll, stray: () => stray };
+  const options = { seed, seconds: cuts.seconds, traceAll, stray: () => stray, pool };
   const result = await runSeed(options, cutPlan(planOf(seed), cuts));
   process.off("unhandledRejection", onStray);
   return result;
