@@ -75,8 +75,10 @@ export interface Disk {
 
   /**
    * Opens a file or a block device; a file is created with 0600. Without O_DIRECT on that file
-   * system it is opened without, with a warning. OVS_NOT_FOUND, OVS_EXISTS, OVS_FULL, OVS_INVALID
-   * (a folder), OVS_CLOSED, else OVS_DISK_FAILED.
+   * system it is opened without, with a warning. To write, a file is open once at a time: waits for
+   * the requests of a process that has ended meanwhile, since its writes may still reach the disk;
+   * OVS_BUSY after 10 s. Else OVS_NOT_FOUND, OVS_EXISTS, OVS_FULL, OVS_INVALID (a folder),
+   * OVS_CLOSED, OVS_DISK_FAILED.
    */
   open(path: string, options: OpenOptions): Promise<FileId>;
   /** Closes after everything in flight on the file is done. */

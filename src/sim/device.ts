@@ -249,6 +249,8 @@ export class Device {
       }
       node.content.lose(path, chooser);
       node.opens = 0;
+      node.isWritten = false;
+      node.late = 0;
       node.isNamed = true;
       node.lockedBy = null;
       this.#usedBytes += node.content.allocatedBytes;

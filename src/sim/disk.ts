@@ -7,7 +7,7 @@
 // Operations of one submission are done in groups by chance: those of a group have their effect one
 // after the other and complete together. Memory is read when a write takes effect, and written when
 // a read does. A killed process leaves operations that were done, were not, or in part: a write may
-// be cut at any page.
+// be cut at any page. Or it reaches the disk later, when the process is long gone.
 
 import { assert } from "../base/assert.js";
 import { CLUSTER_BYTES } from "../base/units.js";
@@ -30,6 +30,11 @@ const SAME_GROUP_CHANCE = 0.6;
 const EARLY_CHANCE = 0.5;
 /** Writes of several pages of which the first can be seen before the others. */
 const PARTIAL_CHANCE = 0.2;
+
+/** Writes that reach the disk when their killed process is gone, and how long after it. */
+const LATE_CHANCE = 0.3;
+const LATE_MS = 5;
+const LATE_LONG_MS = 1000;
 
 const State = { Free: 0, Pending: 1, Done: 2 } as const;
 
@@ -154,10 +159,9 @@ class SimEngine implements Engine {
 
   /** The first pages of a group's writes are on the disk before the others. */
   #affectInPart(group: number[]): void {
-    const { kind, fd, offset, length } = this.table;
+    const { fd, offset, length } = this.table;
     for (const slot of group) {
-      const isWrite = kind[slot] === DiskKind.Write || kind[slot] === DiskKind.WriteGather;
-      if (this.#state[slot] !== State.Pending || !isWrite) continue;
+      if (this.#state[slot] !== State.Pending || !this.#isWrite(slot)) continue;
       const open = this.#descriptors.at(fd[slot]!);
       const bytes = Math.min(this.#cut(slot), length[slot]!);
       const place = offset[slot]!;
@@ -217,9 +221,58 @@ class SimEngine implements Engine {
       this.#state[slot] = State.Done;
       if (policy === "none" || isRead(this.table.kind[slot]!)) continue;
       if (policy === "all") this.#perform(slot, Infinity);
+      else if (this.#isWrite(slot) && dice.chance(LATE_CHANCE)) this.#performLate(slot);
       else if (dice.chance(0.5)) this.#perform(slot, this.#cut(slot));
     }
     this.#settle();
+  }
+
+  #isWrite(slot: number): boolean {
+    const kind = this.table.kind[slot];
+    return kind === DiskKind.Write || kind === DiskKind.WriteGather;
+  }
+
+  /** The system has taken the write already: it is on the disk some time after its process. */
+  #performLate(slot: number): void {
+    const { offset, fd, length } = this.table;
+    const { file, device } = this.#descriptors.at(fd[slot]!);
+    const { dice, life, storage } = this.#kernel;
+    const place = offset[slot]!;
+    const bytes = this.#gather(slot, Math.min(this.#cut(slot), length[slot]!));
+    const losses = storage.losses;
+    file.opens++;
+    file.late++;
+    const delayMs = dice.around(dice.chance(0.8) ? LATE_MS : LATE_LONG_MS);
+    life.timeline.after(delayMs, null, () => {
+      if (storage.losses !== losses) return;
+      file.late--;
+      const missing = file.content.missingBytes(place, bytes.byteLength);
+      const fits = missing <= device.freeBytes && place + bytes.byteLength <= FILE_BYTES_MAX;
+      if (!device.faults.isDead && fits) {
+        const record: ChangeRecord = { completed: Infinity };
+        file.content.write(place, bytes, 0, bytes.byteLength, record);
+        file.content.complete(record);
+        device.account(missing);
+      }
+      device.close(file);
+    });
+  }
+
+  /** A copy of the first `bytes` that a slot writes. */
+  #gather(slot: number, bytes: number): Uint8Array {
+    const { kind, memory, count } = this.table;
+    const at = memory[slot]!;
+    if (kind[slot] === DiskKind.Write) return this.#memory.slice(at, at + bytes);
+    const whole = new Uint8Array(bytes);
+    const pieces = this.#pieces[slot]!;
+    let sum = 0;
+    for (let i = 0; i < count[slot]! && sum < bytes; i++) {
+      const from = pieces[2 * i]!;
+      const part = Math.min(pieces[2 * i + 1]!, bytes - sum);
+      whole.set(this.#memory.subarray(from, from + part), sum);
+      sum += part;
+    }
+    return whole;
   }
 
   /** What of a killed process has reached the file is covered by whoever syncs that from now on. */

@@ -16,6 +16,8 @@ const EAGAIN = 11;
 const EFBIG = 27;
 const EIO = 5;
 const ENOENT = 2;
+const BUSY_MS = 10_000;
+const BUSY_LOOK_MS = 5;
 /** Files end before this byte. */
 export const FILE_BYTES_MAX = 2 ** 52;
 
@@ -24,6 +26,7 @@ export interface SimOpenFile {
   readonly file: TreeFile;
   readonly device: Device;
   readonly path: string;
+  readonly writes: boolean;
 }
 
 function reading(what: string, path: string): CallInfo {
@@ -50,24 +53,41 @@ export class SimDescriptors implements Descriptors {
   }
 
   async open(path: string, options: OpenOptions): Promise<Descriptor> {
-    const info = options.create ? changing("open", path) : reading("open", path);
-    const fd = await this.#kernel.call(info, (device) => {
-      const file = device.open(path, options);
-      return file === "folder" ? -1 : this.#take({ file, device, path });
-    });
-    if (fd < 0) {
-      throw new StorageError("OVS_INVALID", `${path} is neither a file nor a block device`);
+    const { life } = this.#kernel;
+    const endMs = life.timeline.nowMs + BUSY_MS;
+    for (let wanted = options; ; wanted = { ...options, exclusive: false }) {
+      const fd = await this.#attempt(path, wanted);
+      if (fd >= 0) return { fd, direct: options.direct, blockBytes: 0 };
+      if (life.timeline.nowMs > endMs) {
+        throw new StorageError("OVS_BUSY", `${path} is being written by another process`);
+      }
+      await new Promise<void>((resolve) => void life.after(BUSY_LOOK_MS, resolve));
     }
-    return { fd, direct: options.direct, blockBytes: 0 };
+  }
+
+  /** The descriptor; negative while somebody else writes. */
+  async #attempt(path: string, options: OpenOptions): Promise<number> {
+    const info = options.create ? changing("open", path) : reading("open", path);
+    return await this.#kernel.call(info, (device) => {
+      const file = device.open(path, options);
+      if (file === "folder") {
+        throw new StorageError("OVS_INVALID", `${path} is neither a file nor a block device`);
+      }
+      if (!options.write || (!file.isWritten && file.late === 0)) {
+        return this.#take({ file, device, path, writes: options.write });
+      }
+      device.close(file);
+      return -1;
+    });
   }
 
   async close(fd: number, path: string): Promise<void> {
     const info = { ...reading("close", path) };
     await this.#kernel.call(info, () => undefined).catch(() => undefined);
-    const { device, file } = this.at(fd);
+    const open = this.at(fd);
     this.#open[fd] = null;
     this.#free.push(fd);
-    device.close(file);
+    close(open);
   }
 
   async size(fd: number, path: string): Promise<number> {
@@ -93,7 +113,7 @@ export class SimDescriptors implements Descriptors {
 
   /** The process has ended. */
   closeAll(): void {
-    for (const open of this.#open) if (open) open.device.close(open.file);
+    for (const open of this.#open) if (open) close(open);
     this.#open.length = 0;
   }
 
@@ -103,6 +123,7 @@ export class SimDescriptors implements Descriptors {
       open.device.close(open.file);
       return 0;
     }
+    if (open.writes) open.file.isWritten = true;
     const fd = this.#free.pop() ?? this.#open.length;
     this.#open[fd] = open;
     return fd;
@@ -249,6 +270,11 @@ export class SimFiles implements Files {
       },
     };
   }
+}
+
+function close({ file, device, writes }: SimOpenFile): void {
+  if (writes) file.isWritten = false;
+  device.close(file);
 }
 
 function fileAt(device: Device, path: string): TreeFile {

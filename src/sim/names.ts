@@ -22,6 +22,10 @@ export class TreeFile {
   isNamed = true;
   /** Descriptors of it. */
   opens = 0;
+  /** A descriptor that writes is open, of a process that lives. */
+  isWritten = false;
+  /** Writes of processes that were killed which have not reached the disk yet. */
+  late = 0;
   /** Words for who has locked it; null: nobody has. */
   lockedBy: string | null = null;
 

@@ -20,6 +20,7 @@ export class Storage {
   beforeEffect: EffectHook | null = null;
   afterEffect: EffectHook | null = null;
   #effects = 0;
+  #losses = 0;
   readonly #byMount: readonly Device[];
 
   /** One of the devices is mounted at "/". */
@@ -34,6 +35,11 @@ export class Storage {
     return this.#effects;
   }
 
+  /** Times that the power was lost until now. */
+  get losses(): number {
+    return this.#losses;
+  }
+
   /** The device that holds the path. */
   deviceOf(path: string): Device {
     for (const device of this.#byMount) if (lies(path, device.mount)) return device;
@@ -42,6 +48,7 @@ export class Storage {
 
   /** The host loses its power; its processes have ended before. */
   losePower(chooser?: LossChooser): void {
+    this.#losses++;
     for (const device of this.devices) device.losePower(chooser);
   }
 

@@ -88,6 +88,16 @@ async function leave(): Promise<void> {
       world.disk.sync(handler, 0, 0);
       break;
     }
+    case "write-device": {
+      // `folder` is the device; the write may take for ever.
+      const { world, memory } = makeWorld();
+      const old = { create: false, exclusive: false, write: true, direct: true };
+      const file = await world.disk.open(folder!, old);
+      world.arena.bytes.fill(1, memory, memory + CLUSTER_BYTES);
+      void world.disk.writeAsync(file, 0, memory, CLUSTER_BYTES);
+      setTimeout(() => process.stdout.write("under way\n"), 0);
+      break;
+    }
     case "hold-lock":
       await makeWorld().world.disk.files.lock(folder!);
       process.stdout.write("held\n");

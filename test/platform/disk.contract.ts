@@ -51,6 +51,7 @@ export async function diskContract(t: Test, harness: DiskHarness): Promise<void>
   await t.test("errors name the file and what is wrong with it", (t) => suite.errors(t));
   await t.test("a caller's mistake is an assertion", (t) => suite.assertions(t));
   await t.test("close waits for what is in flight", (t) => suite.closing(t));
+  await t.test("a file is open for writing once at a time", (t) => suite.oneWriter(t));
   await t.test("random operations agree with a model", (t) => suite.model(t));
   await t.test("small files, folders and names", (t) => suite.names(t));
   await t.test("a folder has one owner", (t) => suite.lock(t));
@@ -300,6 +301,23 @@ class Suite {
     const other = await disk.open(this.#harness.path(), NEW);
     t.not(other, file, "a number is not used again at once");
     await disk.close(other);
+  }
+
+  async oneWriter(t: Test): Promise<void> {
+    const disk = this.#disk;
+    const path = this.#harness.path();
+    const file = await disk.open(path, NEW);
+    const reader = await disk.open(path, { ...OLD, write: false });
+    let isOpen = false;
+    const second = disk.open(path, OLD).then((opened) => {
+      isOpen = true;
+      return opened;
+    });
+    for (let i = 0; i < 20; i++) await disk.readAsync(reader, 0, this.#at, CLUSTER_BYTES);
+    t.notOk(isOpen, "the second one waits; whoever reads does not");
+    await disk.close(file);
+    await disk.close(await second);
+    await disk.close(reader);
   }
 
   /** One file of 64 clusters against plain memory; operations of a round do not overlap. */

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import t from "tap";
 import { MIB } from "../../src/base/units.js";
 import { loadDiskAddon } from "../../src/native/disk.js";
+import { NodeDescriptors } from "../../src/platform/node/descriptors.js";
 import type { DiskEngineName } from "../../src/platform/node/engine.js";
 import { createDisk, mapArena } from "../../src/platform/node/engine.js";
 import { createWorld, type WorldOptions } from "../../src/platform/node/world.js";
@@ -114,6 +115,25 @@ t.test("where the kernel refuses io_uring, node:fs serves and a warning says so"
     t.equal(await disk.readAsync(file, 4096, at, 8192), 4096);
     await disk.stop();
   }
+});
+
+t.test("a file that somebody writes is refused in the end, and says why", async (t) => {
+  const log = new QuietLog();
+  const descriptors = new NodeDescriptors(log, loadDiskAddon().flock, 50);
+  const name = path();
+  const { fd } = await descriptors.open(name, {
+    ...{ create: true, exclusive: true, write: true, direct: true },
+  });
+  const again = { create: false, exclusive: false, write: true, direct: true };
+  const refused = {
+    code: "OVS_BUSY",
+    message: /being written by another process, or writes of one/,
+  };
+  await t.rejects(descriptors.open(name, again), refused);
+  t.match(log.lines.join(), "waiting for the writes");
+  await descriptors.close((await descriptors.open(name, { ...again, write: false })).fd, name);
+  await descriptors.close(fd, name);
+  await descriptors.close((await descriptors.open(name, again)).fd, name);
 });
 
 t.test("a lock is the process's: it ends with it and names it", async (t) => {

@@ -38,6 +38,39 @@ t.test(`the contract (SEED=${seed})`, async (t) => {
   });
 });
 
+t.test(
+  `writes of a killed process that come late come before the next one (SEED=${seed})`,
+  async (t) => {
+    let late = 0;
+    for (let i = 0; i < SEEDS; i++) {
+      const host = new Host(seed + i);
+      const [old, next] = [host.start(), host.start()];
+      const fill = (number: number) => old.arena.bytes.fill(number, MIB, MIB + 2 * CLUSTER_BYTES);
+      await host.during(async () => {
+        const file = await old.disk.open("/disk0/file", NEW);
+        await old.disk.writeAsync(file, 0, MIB, 2 * CLUSTER_BYTES);
+        fill(1);
+        void old.disk.writeAsync(file, 0, MIB, 2 * CLUSTER_BYTES);
+        await host.timeline.pass(host.dice.share() * 0.1);
+        old.life.end();
+        const endMs = host.timeline.nowMs;
+        const reader = await next.disk.open("/disk0/file", { ...OLD, write: false });
+        await next.disk.close(reader);
+        const readMs = host.timeline.nowMs - endMs;
+        const again = await next.disk.open("/disk0/file", OLD);
+        if (host.timeline.nowMs - endMs > 3 * readMs) late++;
+        fill(2);
+        await next.disk.writeAsync(again, 0, MIB, 2 * CLUSTER_BYTES);
+        await host.timeline.pass(10_000);
+        await next.disk.readAsync(again, 0, MIB, 2 * CLUSTER_BYTES);
+        t.ok(next.arena.bytes.subarray(MIB, MIB + 2 * CLUSTER_BYTES).every((byte) => byte === 2));
+        next.life.end();
+      });
+    }
+    t.ok(late > 0, `${late} of ${SEEDS} had to wait`);
+  },
+);
+
 /** What may be found in a page: each write of it fills the page with a number of its own. */
 interface PageTruth {
   synced: number;

@@ -11,7 +11,10 @@ import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
+import { loadDiskAddon } from "../../src/native/disk.js";
+import { NodeDescriptors } from "../../src/platform/node/descriptors.js";
 import { Cluster, must, run, until } from "../integration/cluster.js";
+import { QuietLog } from "../platform/fixture.js";
 import { allocated, MIB, OPTIONS, VDISK_BYTES } from "./scenario.js";
 
 t.setTimeout(900_000);
@@ -19,6 +22,7 @@ t.setTimeout(900_000);
 const LONG = process.env.OVS_LONG === "1";
 const FIO_MIB = LONG ? 160 : 32;
 const DROPPED_MIB = 48;
+const CHILD = new URL("../platform/disk.child.js", import.meta.url).pathname;
 const SOURCES = new URL("../../../src", import.meta.url).pathname;
 
 interface FileSystem {
@@ -75,6 +79,15 @@ class LoopDisk {
     this.#fuse = spawn("nbdfuse", ["-s", file, this.#cluster.uri()], { stdio: "inherit" });
     await until("nbdfuse shows the file", () => existsSync(file));
     this.device = (await must("losetup", ["--show", "-f", "--direct-io=on", file])).trim();
+  }
+
+  /** Nothing that is asked of the disk is answered, until `goOn`. */
+  stall(): void {
+    this.#fuse?.kill("SIGSTOP");
+  }
+
+  goOn(): void {
+    this.#fuse?.kill("SIGCONT");
   }
 
   /** Gives the device and the file back; throws when one of them is still in use. */
@@ -161,6 +174,29 @@ async function sumsOf(folder: string): Promise<string> {
   ]);
 }
 
+/** The disk does not answer for a while, and who writes to it is killed meanwhile. */
+async function lateWrite(t: Test, disk: LoopDisk): Promise<void> {
+  await disk.attach();
+  disk.stall();
+  const writer = spawn(process.execPath, [CHILD, "write-device", "io_uring", disk.device], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(writer.stdout, "data");
+  writer.kill("SIGKILL");
+  await once(writer, "exit");
+  const log = new QuietLog();
+  const descriptors = new NodeDescriptors(log, loadDiskAddon().flock, 60_000);
+  const options = { create: false, exclusive: false, write: true, direct: true };
+  const opening = descriptors.open(disk.device, options);
+  await until("the next one waits", () => log.lines.join().includes("waiting for the writes"));
+  disk.goOn();
+  const { fd } = await opening;
+  const page = await must("dd", [`if=${disk.device}`, ...["bs=4096", "count=1", "iflag=direct"]]);
+  t.equal(page.charCodeAt(0), 1, "what the dead one wrote is there before the next one may write");
+  await descriptors.close(fd, disk.device);
+  await disk.detach();
+}
+
 const skip = lacking("nbdfuse", "losetup", "fio", "mkfs.ext4", "mkfs.xfs", "xfs_repair");
 
 t.test("nbdfuse and a loop device: ext4 and XFS live on a vDisk", { skip }, async (t) => {
@@ -174,5 +210,10 @@ t.test("nbdfuse and a loop device: ext4 and XFS live on a vDisk", { skip }, asyn
       await life(t, cluster, disk, system);
     });
   }
+  await t.test("a write that comes later than its writer's end", async (t) => {
+    const disk = new LoopDisk(cluster);
+    t.teardown(() => disk.destroy());
+    await lateWrite(t, disk);
+  });
   await cluster.down();
 });

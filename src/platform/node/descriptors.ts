@@ -1,21 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opening of real files and block devices, with or without O_DIRECT, over node:fs.
+//
+// Whoever writes to a file has its flock, taken on the descriptor that the writes go through. The
+// kernel lets go of it when the last request on that descriptor is over: writes of a killed process
+// may reach the disk long after it is gone, and until then nobody else may open the file to write.
 
 import * as fs from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { StorageError } from "../../base/errors.js";
 import type { OpenOptions } from "../disk.js";
+import { diskError } from "../diskerror.js";
 import type { Log } from "../log.js";
 import type { Descriptor, Descriptors } from "../openfiles.js";
 import { blockDeviceBytes, call } from "./files.js";
 
+const EAGAIN = 11;
 const EINVAL = 22;
+/** Requests of a process that has ended take as long as the disk needs for them. */
+const BUSY_MS = 10_000;
+const BUSY_LOOK_MS = 5;
 
 export class NodeDescriptors implements Descriptors {
   readonly #log: Log;
+  readonly #flock: (fd: number) => number;
+  readonly #busyMs: number;
   #warned = false;
 
-  constructor(log: Log) {
+  /** `flock` takes the exclusive lock of an open file without waiting: 0 or -errno. */
+  constructor(log: Log, flock: (fd: number) => number, busyMs = BUSY_MS) {
     this.#log = log;
+    this.#flock = flock;
+    this.#busyMs = busyMs;
   }
 
   async open(path: string, options: OpenOptions): Promise<Descriptor> {
@@ -26,6 +41,7 @@ export class NodeDescriptors implements Descriptors {
         throw new StorageError("OVS_INVALID", `${path} is neither a file nor a block device`);
       }
       const blockBytes = stat.isBlockDevice() ? await blockDeviceBytes(stat.rdev) : 0;
+      if (options.write) await this.#own(fd, path);
       return { fd, direct, blockBytes };
     } catch (error) {
       await this.close(fd, path);
@@ -44,6 +60,19 @@ export class NodeDescriptors implements Descriptors {
 
   truncate(fd: number, bytes: number, done: (result: number) => void): void {
     fs.ftruncate(fd, bytes, (error) => done(error ? (error.errno ?? -EINVAL) : 0));
+  }
+
+  /** Takes the file's lock; waits while requests of an ended process are under way on it. */
+  async #own(fd: number, path: string): Promise<void> {
+    const endMs = performance.now() + this.#busyMs;
+    for (let isFirst = true; ; isFirst = false) {
+      const result = this.#flock(fd);
+      if (result >= 0) return;
+      if (result !== -EAGAIN) throw diskError("lock", path, result);
+      if (performance.now() > endMs) throw busy(path);
+      if (isFirst) this.#log.info("waiting for the writes of another process", { path });
+      await sleep(BUSY_LOOK_MS);
+    }
   }
 
   async #openFd(path: string, options: OpenOptions): Promise<{ fd: number; direct: boolean }> {
@@ -68,6 +97,13 @@ export class NodeDescriptors implements Descriptors {
     }
     return { fd, direct: false };
   }
+}
+
+function busy(path: string): StorageError {
+  return new StorageError(
+    "OVS_BUSY",
+    `${path} is being written by another process, or writes of one that has ended are not over`,
+  );
 }
 
 function isInvalid(error: unknown): boolean {

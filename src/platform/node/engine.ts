@@ -45,7 +45,7 @@ export function createDisk(
       world.log.warn(`io_uring is not used: ${ring}; disks are slower`, { engine: "fs" });
       return new FsEngine(addon, memory, onDone);
     },
-    descriptors: new NodeDescriptors(world.log),
+    descriptors: new NodeDescriptors(world.log, addon.flock),
     files: new NodeFiles(addon.flock),
     turn: world.turn,
     immediate: (work) => void setImmediate(work),
