@@ -21,7 +21,7 @@ import type { World } from "../platform/world.js";
 import { RegistryClient } from "../registry/client.js";
 import type { VolumeConfig } from "../volume/config.js";
 import { openVolume } from "../volume/open.js";
-import { removeVolume } from "../volume/remove.js";
+import { countJournals, removeVolume } from "../volume/remove.js";
 import { VolumeThread, type VolumeThreadOptions, volumeArenaBytes } from "../volume/thread.js";
 import type { Volume } from "../volume/volume.js";
 import { OwnerGate } from "./gate.js";
@@ -218,6 +218,7 @@ export class VolumeHost {
         backendFreeShare: () => this.#backend.freeShare,
       };
       const thread = await VolumeThread.create(this.#world, this.#nbd.requests, kv, options);
+      await countJournals(thread, folder);
       this.#shards.set(shard, { kv, thread, damages });
     }
   }

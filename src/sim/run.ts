@@ -6,9 +6,8 @@
 //   ─► all is read and right ─► clean stop, start ─► all is read and right again
 
 import { messageOf, StorageError } from "../base/errors.js";
-import { MIB } from "../base/units.js";
 import { runInTicks } from "../platform/node/ticks.js";
-import { JOURNAL_BYTES_MIN } from "../volume/open.js";
+import { JOURNAL_BYTES_MIN, journalBytesFree } from "../volume/open.js";
 import { type ChoreOptions, Chores, EXTRAS_MAX, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
 import { Dice } from "./dice.js";
@@ -32,10 +31,6 @@ const COUNTS = { seconds: 60, acknowledged: 500, crashes: 1, others: 5 };
 const LONGER_MS = 60_000;
 /** Faults that are only consequences of another. */
 const CONSEQUENCES = ["net power", "net freeze"];
-/** Segments of a journal's budget. */
-const SEGMENTS = 16;
-/** Of each vDisk, beyond the budget that all share. */
-const SEGMENTS_BEYOND = 2;
 
 export interface RunOptions {
   seed: number;
@@ -327,10 +322,7 @@ class Run {
     return this.#sum((client) => client.acknowledged) < 1.2 * COUNTS.acknowledged;
   }
 
-  /**
-   * Back-pressure: the journals' files keep to their budget, but for what every vDisk needs to be
-   * served at all, also after several restarts.
-   */
+  /** Back-pressure: the journals' files keep to what is promised, through any number of starts. */
   #journalsAreBounded(): void {
     const { journalBytes, threads, vdisks } = this.#cluster.options;
     const files = this.#cluster.front.storage.deviceOf("/router").filesUnder("/router");
@@ -338,9 +330,8 @@ class Run {
     for (const { path, file } of files) {
       if (path.endsWith(".seg")) usedBytes += file.content.allocatedBytes;
     }
-    const budget = Math.max(journalBytes, threads * JOURNAL_BYTES_MIN);
-    const segment = Math.max(MIB, budget / threads / SEGMENTS);
-    const most = budget + (vdisks.length + EXTRAS_MAX) * segment * SEGMENTS_BEYOND;
+    const shard = Math.max(JOURNAL_BYTES_MIN, journalBytes / threads);
+    const most = threads * shard + (vdisks.length + EXTRAS_MAX) * journalBytesFree(shard);
     this.#fullest = Math.max(this.#fullest, usedBytes / most);
     if (usedBytes > most) {
       throw new Error(`the journals take ${usedBytes} bytes, more than ${most}: no bound`);

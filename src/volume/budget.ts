@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bytes of journal files that the volumes of one thread may have together.
+// The bytes of journal files that the volumes of one thread may have together. Those of a vDisk
+// that is not open count too: they take the same disk.
 
 import { assert } from "../base/assert.js";
 
 export class JournalBudget {
   readonly totalBytes: number;
   #usedBytes = 0;
+  /** Bytes of journals that are not open, by their folder. */
+  readonly #kept = new Map<string, number>();
   #waiting: Array<() => void> = [];
   /** Those who may have bytes to spare. */
   readonly #holders = new Set<() => void>();
@@ -52,6 +55,18 @@ export class JournalBudget {
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const tell of waiting) tell();
+  }
+
+  /** So many more bytes lie in the folder of a journal that is not open. */
+  keep(folder: string, bytes: number): void {
+    this.#kept.set(folder, (this.#kept.get(folder) ?? 0) + bytes);
+    this.take(bytes);
+  }
+
+  /** The journal is opened, whose segments are taken one by one, or it is gone. */
+  forget(folder: string): void {
+    const bytes = this.#kept.get(folder) ?? 0;
+    if (this.#kept.delete(folder)) this.give(bytes);
   }
 
   /** Calls back once, when something was given; asks all holders but `own` to give. */

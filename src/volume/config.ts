@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a volume is opened with, and what it tells its owner.
 
-import type { ErrorKind } from "../base/errors.js";
+import { type ErrorKind, StorageError } from "../base/errors.js";
+import { CLUSTER_BYTES, formatSize, VDISK_BYTES_MAX } from "../base/units.js";
 
 export interface VolumeConfig {
   /** 16 bytes. */
@@ -86,6 +87,21 @@ export interface VolumeStatus {
   epoch: number;
   sequence: number;
   flushedSequence: number;
+}
+
+/** OVS_INVALID when a vDisk cannot have the new size. */
+export function checkGrowth(
+  { name, sizeBytes }: { name: string; sizeBytes: number },
+  newBytes: number,
+): void {
+  if (newBytes % CLUSTER_BYTES !== 0 || newBytes > VDISK_BYTES_MAX) {
+    throw new StorageError(
+      "OVS_INVALID",
+      `a vDisk cannot have ${formatSize(newBytes)}: whole 4 KiB, at most 64T`,
+    );
+  }
+  if (newBytes >= sizeBytes) return;
+  throw new StorageError("OVS_INVALID", `${name} has ${formatSize(sizeBytes)}: a vDisk only grows`);
 }
 
 export type { ErrorKind };

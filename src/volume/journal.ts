@@ -8,9 +8,13 @@
 // is ever appended to a segment of an older one (P-A3). A segment's name is durable before its
 // first record, and the header of the oldest one in use always is. After a failed write or sync
 // nothing more is written: the volume halts (P-A2).
+//
+// Bound: all files of a thread's journals together keep to the budget, but for SEGMENTS_FREE of
+// each vDisk. A start obeys it as well: without room it writes a marker, a segment of one block,
+// and its first write waits (back-pressure) until older segments are destaged and freed.
 
 import { assert } from "../base/assert.js";
-import { messageOf, StorageError } from "../base/errors.js";
+import { hasCode, messageOf, StorageError } from "../base/errors.js";
 import { type Deferred, deferred } from "../base/sync.js";
 import { CLUSTER_BYTES, MIB } from "../base/units.js";
 import type { HandlerId } from "../platform/disk.js";
@@ -22,6 +26,11 @@ import type { JournalIdentity } from "./record.js";
 import { Segment, segmentName } from "./segment.js";
 
 const SEGMENT_SLOTS_MAX = 65_000;
+/**
+ * Segments of each vDisk that are free of the budget, so that no vDisk starves another for ever:
+ * one to write to while the other one is destaged.
+ */
+export const SEGMENTS_FREE = 2;
 /** Freed segments kept for reuse: their blocks are written already, which makes writes cheaper. */
 const SPARES_MAX = 1024;
 /**
@@ -29,6 +38,8 @@ const SPARES_MAX = 1024;
  * in advance: that would take from the very disk that the writer waits for.
  */
 const QUARTER_FAST_MS = 500;
+/** A marker is a header without records behind it. */
+export const MARKER_BYTES = CLUSTER_BYTES;
 const RETRY_MS = 1000;
 const SYNC_TAG = 1 << 20;
 
@@ -76,7 +87,7 @@ export class Journal {
   readonly #handler: HandlerId;
   readonly #bySlot: Array<Segment | null> = [];
   readonly #headerFrames: number[] = [];
-  /** In use, oldest first; the last one is open once the journal is started. */
+  /** In use, oldest first; the last one is open, unless it is sealed: then none is. */
   readonly #used: Segment[] = [];
   readonly #spares: Segment[] = [];
   #next: Segment | null = null;
@@ -85,12 +96,14 @@ export class Journal {
   #syncsPending = 0;
   readonly #tellRoom = () => this.#events.onRoom();
   readonly #giveSpare = () => this.#dropSpare();
-  #openedMs = 0;
+  #openedMs = Number.NEGATIVE_INFINITY;
   #syncFailed = false;
   /** Of `close`, while a round runs. */
   #lastSync: Deferred<void> | null = null;
   #stopping = false;
   #removing = new Set<Promise<void>>();
+  /** Files that are being removed. */
+  #leaving = 0;
   /** Why no segment can be prepared now; null when one can. */
   obstacle: string | null = null;
 
@@ -121,20 +134,41 @@ export class Journal {
 
   /**
    * Opens the first segment of this epoch. Its name and its header are durable on return (P-A3), so
-   * that a journal without any header was damaged, whatever the registry says of it.
+   * that a journal without any header was damaged, whatever the registry says of it, and all that
+   * was recovered is known to have been there. Without room for a segment a marker says the same.
    */
   async start(firstSequence: number, sizeBytes: number): Promise<void> {
-    await this.#prepareOnce(true);
+    if (!(await this.#prepareFirst())) return;
     const frame = this.#takeNext(firstSequence, sizeBytes, 0, 0);
-    const { open } = this;
+    const first = this.#used[this.#used.length - 1]!;
     try {
-      await this.#world.disk.writeAsync(open.file, 0, frame, CLUSTER_BYTES);
-      await this.#world.disk.syncAsync(open.file);
+      await this.#world.disk.writeAsync(first.file, 0, frame, CLUSTER_BYTES);
+      await this.#world.disk.syncAsync(first.file);
     } finally {
       this.#headers.give(frame);
     }
-    open.headerWritten = true;
-    open.headerDurable = true;
+    first.headerWritten = true;
+    first.headerDurable = true;
+    first.sealed = first.bytes === MARKER_BYTES;
+  }
+
+  /**
+   * A vDisk whose journal is there is served also where the disk is full: what it has is destaged,
+   * and that makes room. False: there is not even a marker, and the oldest header stands for it.
+   */
+  async #prepareFirst(): Promise<boolean> {
+    const { segmentBytes } = this.options;
+    const sizes = this.#mayAllocate() ? [segmentBytes, MARKER_BYTES] : [MARKER_BYTES];
+    for (const bytes of sizes) {
+      try {
+        await this.#prepareOnce(bytes);
+        return true;
+      } catch (error) {
+        if (this.#used.length === 0 || !hasCode(error, "OVS_FULL")) throw error;
+        this.#world.log.warn("a journal is opened without room", { reason: messageOf(error) });
+      }
+    }
+    return false;
   }
 
   /** The segment that records are appended to; the journal must have been started. */
@@ -190,9 +224,9 @@ export class Journal {
     sizeBytes: number,
     hash: { header: number; body: number },
   ): boolean {
-    const open = this.open;
-    assert(blocks < open.blocks, "a record fits a segment");
-    if (open.nextBlock + blocks <= open.blocks) {
+    const open = this.#used[this.#used.length - 1]!;
+    assert(blocks * CLUSTER_BYTES < this.options.segmentBytes, "a record fits a segment");
+    if (!open.sealed && open.nextBlock + blocks <= open.blocks) {
       if (open.nextBlock * 4 > open.blocks) this.#prepareAhead();
       return true;
     }
@@ -243,6 +277,11 @@ export class Journal {
     return false;
   }
 
+  /** Waits until the segment that is being prepared is there, or cannot be. */
+  async prepared(): Promise<void> {
+    await this.#preparing;
+  }
+
   /** Segments that are no longer needed go at once; waits for what is in flight. */
   async close(): Promise<void> {
     this.#stopping = true;
@@ -253,12 +292,13 @@ export class Journal {
       this.#lastSync = deferred();
       await this.#lastSync.promise;
     }
-    const open = [...this.#used, ...this.#spares];
-    if (this.#next) open.push(this.#next);
-    for (const segment of open) await this.#world.disk.close(segment.file);
-    for (const segment of open) this.#budget.give(segment.bytes);
-    for (const spare of this.#spares) await this.#world.disk.files.remove(spare.path);
-    if (this.#next) await this.#world.disk.files.remove(this.#next.path);
+    const unused = [...this.#spares];
+    if (this.#next) unused.push(this.#next);
+    for (const segment of [...this.#used, ...unused]) await this.#world.disk.close(segment.file);
+    for (const segment of unused) await this.#world.disk.files.remove(segment.path);
+    for (const segment of [...this.#used, ...unused]) this.#budget.give(segment.bytes);
+    // They stay on disk for the next start.
+    for (const segment of this.#used) this.#budget.keep(this.options.folder, segment.bytes);
     this.#used.length = 0;
     this.#spares.length = 0;
     this.#next = null;
@@ -358,15 +398,15 @@ export class Journal {
 
   #mayAllocate(): boolean {
     const { segmentBytes, segmentsMax } = this.options;
-    // The first two are free of the shared budget, so that no volume starves another for ever.
-    return (
-      this.#used.length < segmentsMax && (this.#used.length < 2 || this.#budget.has(segmentBytes))
-    );
+    // Those that are on their way out are still there.
+    const count = this.#used.length + this.#leaving;
+    if (this.#used.length >= segmentsMax) return false;
+    return count < SEGMENTS_FREE || this.#budget.has(segmentBytes);
   }
 
   async #prepare(): Promise<void> {
     try {
-      await this.#prepareOnce(false);
+      await this.#prepareOnce(this.options.segmentBytes);
     } catch (error) {
       // A full disk is back-pressure: writes wait, and it is tried again.
       if (!(error instanceof StorageError)) throw error;
@@ -378,9 +418,10 @@ export class Journal {
     this.#world.turn.request();
   }
 
-  async #prepareOnce(must: boolean): Promise<void> {
+  /** Prepares a spare, or a new file of `bytes`. */
+  async #prepareOnce(bytes: number): Promise<void> {
     assert(this.#next === null, "one segment is prepared at a time");
-    const { folder, identity, segmentBytes } = this.options;
+    const { folder, identity } = this.options;
     const number = this.#numberNext;
     const path = `${folder}/${segmentName(identity.epoch, number)}`;
     const files = this.#world.disk.files;
@@ -396,12 +437,12 @@ export class Journal {
       this.#next = this.#register(spare.file, path, number, spare.bytes);
       return;
     }
-    assert(must || this.#mayAllocate(), "there is room for a segment");
-    this.#budget.take(segmentBytes);
-    const isHurried = !must && this.#world.clock.nowMs() - this.#openedMs < QUARTER_FAST_MS;
-    const file = await this.#allocate(path, segmentBytes, !isHurried);
+    assert(bytes === MARKER_BYTES || this.#mayAllocate(), "there is room for a segment");
+    this.#budget.take(bytes);
+    const isHurried = this.#world.clock.nowMs() - this.#openedMs < QUARTER_FAST_MS;
+    const file = await this.#allocate(path, bytes, !isHurried);
     await files.syncFolder(folder);
-    this.#next = this.#register(file, path, number, segmentBytes);
+    this.#next = this.#register(file, path, number, bytes);
   }
 
   /** A new file; `written`: its blocks are written once before they are used. */
@@ -469,6 +510,7 @@ export class Journal {
   }
 
   #removeSoon(segment: Segment): void {
+    this.#leaving++;
     const removal = this.#remove(segment).finally(() => this.#removing.delete(removal));
     this.#removing.add(removal);
   }
@@ -476,6 +518,7 @@ export class Journal {
   async #remove(segment: Segment): Promise<void> {
     await this.#world.disk.close(segment.file);
     await this.#world.disk.files.remove(segment.path);
+    this.#leaving--;
     this.#budget.give(segment.bytes);
     this.#events.onRoom();
     this.#world.turn.request();

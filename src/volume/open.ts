@@ -12,7 +12,7 @@ import { CLUSTER_BYTES, GIB, MIB } from "../base/units.js";
 import type { MapMark } from "../wire/generated/map.js";
 import type { VolumeConfig, VolumeMarks } from "./config.js";
 import { DirtyMap } from "./dirty.js";
-import { Journal } from "./journal.js";
+import { Journal, MARKER_BYTES, SEGMENTS_FREE } from "./journal.js";
 import { VolumeMap } from "./map.js";
 import { EPOCH_MAX } from "./names.js";
 import { catchUp } from "./rebuild.js";
@@ -29,6 +29,21 @@ const BATCH_BYTES_MAX = 64 * MIB;
 
 /** Smallest journal of one vDisk. */
 export const JOURNAL_BYTES_MIN = SEGMENTS_MIN * SEGMENT_BYTES_MIN;
+
+/** Bytes of a segment, chosen by the size of the journal. */
+function segmentBytesOf(journalBytes: number): number {
+  const wanted = Math.floor(journalBytes / 16 / MIB) * MIB;
+  return Math.max(SEGMENT_BYTES_MIN, Math.min(SEGMENT_BYTES_MAX, wanted));
+}
+
+/**
+ * Bytes of journal files that each vDisk of a thread may have beyond the budget of `journalBytes`
+ * that all of them share: without them a vDisk could not be served at all. A marker of this start
+ * may lie beside one of the last.
+ */
+export function journalBytesFree(journalBytes: number): number {
+  return SEGMENTS_FREE * segmentBytesOf(journalBytes) + 2 * MARKER_BYTES;
+}
 
 /**
  * Opens a vDisk. OVS_FENCED: a newer owner; OVS_UNAVAILABLE: the backend does not answer, try
@@ -97,9 +112,16 @@ async function open(
       onFailed: (what) => volumeBox.volume?.halt("unavailable", what),
     },
   );
+  thread.budget.forget(folder);
   journal.adopt(recovered.segments);
   const sizeBytes = Math.max(config.sizeBytes, map.mark.sizeBytes, recovered.sizeBytes);
-  await journal.start(recovered.sequence + 1, sizeBytes);
+  try {
+    await journal.start(recovered.sequence + 1, sizeBytes);
+  } catch (error) {
+    await journal.close();
+    throw error;
+  }
+  journal.free(map.mark.sequence);
   const volume = new Volume({
     thread,
     config,
@@ -157,9 +179,7 @@ function journalSizes(config: VolumeConfig): {
   segmentsMax: number;
   batchBytes: number;
 } {
-  const wanted = Math.floor(config.journalBytes / 16 / MIB) * MIB;
-  const chosen = Math.max(SEGMENT_BYTES_MIN, Math.min(SEGMENT_BYTES_MAX, wanted));
-  const segmentBytes = config.segmentBytes ?? chosen;
+  const segmentBytes = config.segmentBytes ?? segmentBytesOf(config.journalBytes);
   const segmentsMax = Math.max(SEGMENTS_MIN, Math.floor(config.journalBytes / segmentBytes));
   // So many that the SCOs of a batch are full: what is in flight at its close comes on top.
   const scos = Math.max(1, Math.floor(BATCH_BYTES_MAX / config.scoBytes));
@@ -223,6 +243,7 @@ async function recover(
     });
     const recovered = await recovery.run();
     if (recovered.epochLast >= config.epoch) {
+      for (const { file } of recovered.segments) await thread.world.disk.close(file);
       throw new StorageError(
         "OVS_FENCED",
         `the journal of ${config.name} has epoch ${recovered.epochLast}, not older than the claimed ${config.epoch}`,

@@ -49,7 +49,10 @@ export interface RecoveryOptions {
 }
 
 export interface Recovered {
-  /** Segments with records that are not in the map; oldest first, open files. */
+  /**
+   * Segments with records that are not in the map, oldest first, open files. When there is none,
+   * the newest with a right header: a folder without any says that the journal is lost.
+   */
   segments: Segment[];
   /** Last sequence found, at least mapSequence. */
   sequence: number;
@@ -127,14 +130,13 @@ export class Recovery {
         while (i + 1 < found.length && found[i + 1]!.segment.epoch === this.#epoch) i++;
       }
     }
-    const segments: Segment[] = [];
-    for (const { segment } of found) {
-      if (this.#evidence.has(segment)) continue;
-      if (segment.lastSequence > this.#options.mapSequence) segments.push(segment);
-      else await this.#discard(segment);
-    }
+    const kept = found.filter(({ segment }) => !this.#evidence.has(segment));
+    const segments = this.#needed(kept);
     // D3: a new owner has synced what it recovered before it serves.
     for (const segment of segments) await this.#world.disk.syncAsync(segment.file);
+    for (const { segment } of kept) {
+      if (!segments.includes(segment)) await this.#discard(segment);
+    }
     return {
       segments,
       sequence: Math.max(this.#sequence, this.#options.mapSequence),
@@ -142,6 +144,14 @@ export class Recovery {
       sizeBytes: this.#sizeBytes,
       torn: this.#torn,
     };
+  }
+
+  #needed(kept: readonly Found[]): Segment[] {
+    const isNeeded = ({ segment }: Found) => segment.lastSequence > this.#options.mapSequence;
+    const needed = kept.filter(isNeeded);
+    const last = kept.findLast(({ header }) => header !== null);
+    if (needed.length === 0 && last) needed.push(last);
+    return needed.map(({ segment }) => segment);
   }
 
   /** P-A8: a journal from before the map's epoch is evidence: kept and shown, never replayed. */

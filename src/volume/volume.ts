@@ -20,13 +20,19 @@ import type { ErrorKind } from "../base/errors.js";
 import { StorageError } from "../base/errors.js";
 import type { Deferred } from "../base/sync.js";
 import { deferred } from "../base/sync.js";
-import { CLUSTER_BYTES, formatSize, VDISK_BYTES_MAX } from "../base/units.js";
+import { CLUSTER_BYTES } from "../base/units.js";
 import type { BlockTarget, Requests } from "../nbd/target.js";
 import { RequestFlag, RequestKind } from "../nbd/target.js";
 import { JournalKind } from "../wire/generated/journal.js";
 import { ReadBatch } from "./backendreads.js";
 import { answerBlockStatus } from "./blockstatus.js";
-import type { VolumeConfig, VolumeMarks, VolumeState, VolumeStatus } from "./config.js";
+import {
+  checkGrowth,
+  type VolumeConfig,
+  type VolumeMarks,
+  type VolumeState,
+  type VolumeStatus,
+} from "./config.js";
 import { Destager } from "./destage.js";
 import type { DirtyMap, Layer } from "./dirty.js";
 import type { Journal } from "./journal.js";
@@ -445,18 +451,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
   /** Grows the vDisk; durable in the journal on return, in the backend with the next batch. */
   async resize(sizeBytes: number): Promise<void> {
     this.#assertServing();
-    if (sizeBytes % CLUSTER_BYTES !== 0 || sizeBytes > VDISK_BYTES_MAX) {
-      throw new StorageError(
-        "OVS_INVALID",
-        `a vDisk cannot have ${formatSize(sizeBytes)}: whole 4 KiB, at most 64T`,
-      );
-    }
-    if (sizeBytes < this.sizeBytes) {
-      throw new StorageError(
-        "OVS_INVALID",
-        `${this.name} has ${formatSize(this.sizeBytes)}: a vDisk only grows`,
-      );
-    }
+    checkGrowth(this, sizeBytes);
     if (sizeBytes === this.sizeBytes) return;
     await this.#control(JournalKind.resize, sizeBytes);
     await this.flush();
@@ -505,6 +500,9 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
       }
       // Synced before and after, so that the stop record states that all before it is flushed.
       await this.#syncOnce();
+      // Nothing makes room any more: a full journal goes without the record.
+      if (!this.writer.ready()) await this.journal.prepared();
+      if (!this.writer.ready()) return;
       await this.#control(JournalKind.stop, 0);
       await this.#syncOnce();
     } catch (error) {

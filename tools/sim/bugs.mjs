@@ -31,7 +31,8 @@ export const BUGS = [
     rule: "D3",
     file: "src/volume/journal.ts",
     find: "      if (!segment.unsynced) continue;\n",
-    replace: "      if (!segment.unsynced || segment !== this.open) continue;\n",
+    replace:
+      "      if (!segment.unsynced || segment !== this.#used[this.#used.length - 1]) continue;\n",
   },
   {
     name: "FUA is not heeded",
@@ -47,9 +48,9 @@ export const BUGS = [
     rule: "A3",
     file: "src/volume/journal.ts",
     find:
-      "    const file = await this.#allocate(path, segmentBytes, !isHurried);\n" +
+      "    const file = await this.#allocate(path, bytes, !isHurried);\n" +
       "    await files.syncFolder(folder);\n",
-    replace: "    const file = await this.#allocate(path, segmentBytes, !isHurried);\n",
+    replace: "    const file = await this.#allocate(path, bytes, !isHurried);\n",
   },
   {
     name: "the journal is trimmed before its records are in the backend",
