@@ -1,74 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tests the simulator: plants each bug of tools/sim/bugs.mjs into a copy of the compiled product
-// and counts the seeds until it is found. node tools/simbugs.mjs [--seeds N] [PART OF A NAME…]
-// Fails when one is not found; prints the table of docs/simulator.md.
+// and counts the seeds until it is found. Fails when one is not.
+//
+//   node tools/simbugs.mjs [--seeds N] [--first N] [--missing] [--write] [PART OF A NAME…]
+//
+// With --missing it looks for those only that have no result yet, or were not found. With --write
+// the results go to tools/sim/found.json and the table of docs/simulator.md; what was not looked
+// for this time stays there as it was.
 
-import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { mkdtempSync, rmSync } from "node:fs";
 import { parseArgs } from "node:util";
-import ts from "typescript";
 import { at } from "./bootstrap/project.mjs";
-import { lines } from "./bootstrap/run.mjs";
 import { BUGS } from "./sim/bugs.mjs";
+import { readFound, writeFound } from "./sim/found.mjs";
+import { hunt, Runner } from "./sim/hunt.mjs";
+import { copyProduct, placesOf } from "./sim/plant.mjs";
 
-const SEEDS = 500;
+const SEEDS = "500";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { seeds: { type: "string" }, first: { type: "string" } },
+  options: {
+    seeds: { type: "string", default: SEEDS },
+    first: { type: "string", default: "1" },
+    missing: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+  },
 });
-const seeds = Number(values.seeds ?? SEEDS);
-const first = Number(values.first ?? 1);
-const wanted = BUGS.filter(
-  ({ name }) => positionals.length === 0 || positionals.some((part) => name.includes(part)),
-);
-const compilerOptions = ts.parseJsonConfigFileContent(
-  ts.readConfigFile(at("tsconfig.json"), ts.sys.readFile).config,
-  ts.sys,
-  at("."),
-).options;
-
-let missed = 0;
-console.log("| planted bug | rule | found after |\n| --- | --- | --- |");
-for (const bug of wanted) {
-  const found = await hunt(bug);
-  if (found === null) missed++;
-  const after = found === null ? `**not in ${seeds} seeds**` : `${found} seeds`;
-  console.log(`| ${bug.name} | ${bug.rule} | ${after.replace(/^1 seeds/, "1 seed")} |`);
+const [seeds, first] = [Number(values.seeds), Number(values.first)];
+const wanted = BUGS.filter(({ name }) => {
+  if (values.missing && readFound()[name]) return false;
+  return positionals.length === 0 || positionals.some((part) => name.includes(part));
+});
+const misplaced = BUGS.filter((bug) => placesOf(bug) !== 1);
+for (const { name, file } of misplaced) {
+  console.error(`"${name}": its place in ${file} is not there once: mend tools/sim/bugs.mjs`);
 }
-if (missed > 0) console.log(`${missed} of ${wanted.length} were not found`);
-process.exitCode = missed > 0 ? 1 : 0;
+process.exitCode = misplaced.length === 0 ? await main() : 2;
 
-/** Seeds until the bug is found; null: it is not. */
-async function hunt(bug) {
-  const folder = at(".cache/simbugs");
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  cpSync(at("dist/src"), join(folder, "src"), { recursive: true });
-  plant(bug, folder);
-  let count = null;
-  const program = join(folder, "src/bin/sim.js");
-  const options = ["--seed", String(first), "--seeds", String(seeds), "--minutes", "600"];
-  await lines(
-    process.execPath,
-    [program, ...options, "--until-failure"],
-    (line) => {
-      const match = /^found after (\d+) seeds/.exec(line);
-      if (match) count = Number(match[1]);
-    },
-    { OVS_NATIVE_DIR: at("build/Release") },
-  );
-  return count;
-}
-
-function plant({ name, file, find, replace }, folder) {
-  const text = readFileSync(at(file), "utf8");
-  if (text.split(find).length !== 2) {
-    throw new Error(`"${name}": its place in ${file} is not there once: mend tools/sim/bugs.mjs`);
+async function main() {
+  const folder = mkdtempSync(at(".cache/simbugs-"));
+  const sound = new Runner(at("dist"));
+  let missed = 0;
+  console.log("| planted bug | rule | seeds | found as |\n| --- | --- | --- | --- |");
+  try {
+    copyProduct(folder);
+    for (const bug of wanted) {
+      const result = await hunt(bug, { folder, sound, first, seeds });
+      if (result === null) missed++;
+      const cells = result === null ? ["**none**", `not in ${seeds}`] : [result.seeds, result.as];
+      console.log(`| ${[bug.name, bug.rule, ...cells].join(" | ")} |`);
+      if (values.write) writeFound({ ...readFound(), [bug.name]: result });
+    }
+  } finally {
+    sound.stop();
+    rmSync(folder, { recursive: true, force: true });
   }
-  const changed = text.replace(find, () => replace);
-  const { outputText } = ts.transpileModule(changed, { compilerOptions, fileName: file });
-  const target = join(folder, file.replace(/\.ts$/, ".js"));
-  mkdirSync(dirname(target), { recursive: true });
-  writeFileSync(target, outputText);
+  if (missed > 0) console.log(`${missed} of ${wanted.length} were not found`);
+  return missed > 0 ? 1 : 0;
 }

@@ -23,6 +23,15 @@ export const FaultKind = {
 } as const;
 export type FaultKind = (typeof FaultKind)[keyof typeof FaultKind];
 
+/** After these a disk does not hold what it has acknowledged. */
+const LIES: readonly FaultKind[] = [
+  FaultKind.LostWrite,
+  FaultKind.MisdirectedWrite,
+  FaultKind.BitRot,
+  FaultKind.BadRange,
+  FaultKind.CorruptStore,
+];
+
 /** Chances of one operation, each in [0, 1]. */
 export type FaultRates = Partial<Record<FaultKind, number>>;
 
@@ -36,6 +45,7 @@ export class Faults {
   #slow = 1;
   #isDead = false;
   #isQuiet = true;
+  #hasLied = false;
 
   constructor(device: Device, dice: Dice) {
     this.#device = device;
@@ -50,6 +60,11 @@ export class Faults {
   /** Every operation fails with EIO. */
   get isDead(): boolean {
     return this.#isDead;
+  }
+
+  /** Something on it is not what was acknowledged, or was once. */
+  get hasLied(): boolean {
+    return this.#hasLied;
   }
 
   /** Sets the chances of what lies under a prefix (an absolute path); null: none any more. */
@@ -73,7 +88,7 @@ export class Faults {
     if (files.length === 0) return false;
     const { path, file } = this.#dice.pick(files);
     file.content.rot(this.#dice);
-    this.onFault(FaultKind.BitRot, path);
+    this.#tell(FaultKind.BitRot, path);
     return true;
   }
 
@@ -82,7 +97,7 @@ export class Faults {
     const found = this.#device.filesUnder(path).find((each) => each.path === path);
     if (found === undefined) return false;
     found.file.content.spoil(offset, bytes);
-    this.onFault(FaultKind.BadRange, path);
+    this.#tell(FaultKind.BadRange, path);
     return true;
   }
 
@@ -92,32 +107,32 @@ export class Faults {
     if (stores.length === 0) return false;
     const { path, store } = this.#dice.pick(stores);
     if (!store.corrupt(this.#dice)) return false;
-    this.onFault(FaultKind.CorruptStore, path);
+    this.#tell(FaultKind.CorruptStore, path);
     return true;
   }
 
   /** Size of the device; below what is used nothing fits any more. */
   capacity(bytes: number): void {
     this.#device.capacityBytes = bytes;
-    if (this.#device.freeBytes === 0) this.onFault(FaultKind.Full, this.#device.mount);
+    if (this.#device.freeBytes === 0) this.#tell(FaultKind.Full, this.#device.mount);
   }
 
   /** Latencies are `factor` times those of a healthy one; 1: it is healthy again. */
   slow(factor: number): void {
     this.#slow = factor;
-    if (factor > 1) this.onFault(FaultKind.Slow, this.#device.mount);
+    if (factor > 1) this.#tell(FaultKind.Slow, this.#device.mount);
   }
 
   /** While it is dead every operation fails with EIO. */
   dead(isDead: boolean): void {
-    if (isDead && !this.#isDead) this.onFault(FaultKind.Dead, this.#device.mount);
+    if (isDead && !this.#isDead) this.#tell(FaultKind.Dead, this.#device.mount);
     this.#isDead = isDead;
   }
 
   /** An empty device stands in its place. */
   wipe(): void {
     this.#device.wipe();
-    this.onFault(FaultKind.Wiped, this.#device.mount);
+    this.#tell(FaultKind.Wiped, this.#device.mount);
   }
 
   /** No fault by chance or armed any more; a device that is slow or dead stays so. */
@@ -130,8 +145,13 @@ export class Faults {
   /** True when the fault happens to this operation; it is told. */
   strikes(kind: FaultKind, path: string): boolean {
     if (this.#isQuiet || !this.#draws(kind, path)) return false;
-    this.onFault(kind, path);
+    this.#tell(kind, path);
     return true;
+  }
+
+  #tell(kind: FaultKind, path: string): void {
+    this.#hasLied ||= LIES.includes(kind);
+    this.onFault(kind, path);
   }
 
   #draws(kind: FaultKind, path: string): boolean {

@@ -8,6 +8,7 @@
 import { messageOf, StorageError } from "../base/errors.js";
 import { runInTicks } from "../platform/node/ticks.js";
 import { JOURNAL_BYTES_MIN, journalBytesFree } from "../volume/open.js";
+import { watchLogs } from "./alarms.js";
 import { type ChoreOptions, Chores, EXTRAS_MAX, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
 import { Dice } from "./dice.js";
@@ -142,6 +143,7 @@ class Run {
     this.#options = options;
     this.#scene = new Scene(options.seed, options.traceAll, options.pool);
     this.#cluster = new SimCluster(this.#scene, plan.cluster);
+    watchLogs(this.#cluster, (words) => this.#fail(words));
     this.#plan = plan;
     const there = plan.cluster.vdisks.map(({ name, sizeBytes }, i) => {
       return { name, client: this.#addClient(name, sizeBytes, plan.habits[i]!) };

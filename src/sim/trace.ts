@@ -15,8 +15,18 @@ export interface TraceLine {
   text: string;
 }
 
+/** A line that a daemon has logged. */
+export interface LogLine {
+  node: string;
+  level: string;
+  message: string;
+  fields: LogFields;
+}
+
 /** The lines of one simulation. */
 export class Trace {
+  /** Is told each line that a daemon logs. */
+  onLog: (line: LogLine) => void = () => {};
   readonly #timeline: Timeline;
   readonly #lines: TraceLine[] = [];
   readonly #all: boolean;
@@ -75,8 +85,9 @@ export class SimLog implements Log {
   }
 
   #write(level: string, message: string, fields?: LogFields): void {
-    const all = Object.entries({ ...this.#fields, ...fields });
-    const more = all.map(([key, value]) => ` ${key}=${value}`).join("");
-    this.#trace.note(this.#node, `${level} ${message}${more}`);
+    const all = { ...this.#fields, ...fields };
+    const more = Object.entries(all).map(([key, value]) => ` ${key}=${value}`);
+    this.#trace.note(this.#node, `${level} ${message}${more.join("")}`);
+    this.#trace.onLog({ node: this.#node, level, message, fields: all });
   }
 }

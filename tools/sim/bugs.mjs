@@ -22,17 +22,20 @@ export const BUGS = [
   {
     name: "a flush skips the sync",
     rule: "D3",
-    file: "src/volume/volume.ts",
-    find: "if (!this.journal.sync()) this.onSynced();",
-    replace: "this.onSynced();",
+    file: "src/volume/journal.ts",
+    find: "      this.#world.disk.sync(this.#handler, SYNC_TAG + segment.slot, segment.file);\n",
+    replace: "      this.#world.clock.immediate(() => this.#onSynced(segment, 0));\n",
   },
   {
     name: "a flush syncs the open segment only",
     rule: "D3",
     file: "src/volume/journal.ts",
-    find: "      if (!segment.unsynced) continue;\n",
+    find: "      this.#world.disk.sync(this.#handler, SYNC_TAG + segment.slot, segment.file);\n",
     replace:
-      "      if (!segment.unsynced || segment !== this.#used[this.#used.length - 1]) continue;\n",
+      "      if (segment !== this.#used[this.#used.length - 1]) {\n" +
+      "        this.#world.clock.immediate(() => this.#onSynced(segment, 0));\n" +
+      "        continue;\n      }\n" +
+      "      this.#world.disk.sync(this.#handler, SYNC_TAG + segment.slot, segment.file);\n",
   },
   {
     name: "FUA is not heeded",
@@ -84,8 +87,8 @@ export const BUGS = [
     name: "a segment is freed while a read holds it",
     rule: "A5",
     file: "src/volume/journal.ts",
-    find: "oldest.lastSequence > destagedSequence || !oldest.idle) return;",
-    replace: "oldest.lastSequence > destagedSequence) return;",
+    find: "oldest.lastSequence > destagedSequence || !oldest.idle) return false;",
+    replace: "oldest.lastSequence > destagedSequence) return false;",
   },
   {
     name: "the read caches take the clusters of two vDisks for the same",
@@ -183,7 +186,7 @@ export const BUGS = [
     name: "repair uses a fragment's name again",
     rule: "C6",
     file: "src/backend/repair.ts",
-    find: "version: fragments[f]!.version + 1 };",
+    find: "version: before + 1 + world.random.below(VERSION_STEP_MAX) };",
     replace: "version: fragments[f]!.version };",
   },
   {
