@@ -20,7 +20,8 @@ const CAPACITY_BYTES = 64 * GIB;
 const LATENCY_MEAN_MS = 0.08;
 const SYNC_MEAN_MS = 0.3;
 const BYTES_PER_MS = 500_000;
-const SPIKE_CHANCE = 0.005;
+/** Of an operation that takes much longer than others: each disk has its own. */
+const SPIKE_CHANCES = [0.001, 0.005, 0.05];
 const EEXIST = 17;
 const EIO = 5;
 const EISDIR = 21;
@@ -50,6 +51,7 @@ export class Device {
   readonly faults: Faults;
   capacityBytes = CAPACITY_BYTES;
   readonly #dice: Dice;
+  readonly #spikeChance: number;
   readonly #pool: PagePool;
   #root = new Folder();
   #usedBytes = 0;
@@ -59,6 +61,7 @@ export class Device {
     this.mount = mount;
     this.#pool = new PagePool(memory);
     this.#dice = dice;
+    this.#spikeChance = dice.fork("spikes").pick(SPIKE_CHANCES);
     this.faults = new Faults(this, dice.fork("faults"));
   }
 
@@ -75,7 +78,7 @@ export class Device {
   /** How long an operation takes from its submission to its completion. */
   latencyMs(weight: Weight, bytes: number): number {
     const mean = weight === "sync" ? SYNC_MEAN_MS : LATENCY_MEAN_MS;
-    const spike = this.#dice.chance(SPIKE_CHANCE) ? 5 + this.#dice.share() * 45 : 0;
+    const spike = this.#dice.chance(this.#spikeChance) ? 5 + this.#dice.share() * 45 : 0;
     const base = 0.02 + this.#dice.around(mean) + bytes / BYTES_PER_MS + spike;
     return base * this.faults.slowFactor;
   }
