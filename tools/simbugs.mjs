@@ -8,7 +8,7 @@
 // the results go to tools/sim/found.json and the table of docs/simulator.md; what was not looked
 // for this time stays there as it was.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { at } from "./bootstrap/project.mjs";
 import { BUGS } from "./sim/bugs.mjs";
@@ -39,6 +39,7 @@ for (const { name, file } of misplaced) {
 process.exitCode = misplaced.length === 0 ? await main() : 2;
 
 async function main() {
+  mkdirSync(at(".cache"), { recursive: true });
   const folder = mkdtempSync(at(".cache/simbugs-"));
   const sound = new Runner(at("dist"));
   let missed = 0;
