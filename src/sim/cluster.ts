@@ -11,7 +11,7 @@ import { OSD_PREFIX, osdIdOf } from "../backend/paths.js";
 import type { Policy } from "../backend/policy.js";
 import { ensurePreset, OSDS_MAX, readAll, registerOsd, setOsdState } from "../backend/records.js";
 import { assert } from "../base/assert.js";
-import { equalBytes, formatUuid, parseUuid } from "../base/bytes.js";
+import { equalBytes, formatUuid, parseUuid, toHex } from "../base/bytes.js";
 import { messageOf, StorageError } from "../base/errors.js";
 import { GIB, KIB, MIB } from "../base/units.js";
 import { RegistryClient } from "../registry/client.js";
@@ -19,8 +19,10 @@ import type { RegistryEntry } from "../registry/registry.js";
 import { RouterClient } from "../router/client.js";
 import { FailureDomain } from "../wire/generated/manifest.js";
 import { decodeOsdRecord, OsdState } from "../wire/generated/osd.js";
+import { audit } from "./audit.js";
 import type { Dice } from "./dice.js";
 import { SimHost } from "./host.js";
+import type { KvContent } from "./kvcontent.js";
 import { Life } from "./life.js";
 import { SimNbdClient } from "./nbdclient.js";
 import { SimProcess } from "./process.js";
@@ -74,6 +76,7 @@ export function someCluster(dice: Dice): ClusterOptions {
   };
 }
 
+const DOMAIN = FailureDomain.disk;
 const REGISTRY = "tcp:127.1.0.1:7000";
 const CONTROL = "tcp:127.1.0.1:7100";
 const NBD = "unix:/run/nbd.sock";
@@ -173,7 +176,7 @@ export class SimCluster {
     await this.#until("the registry is ready", () => this.registry.isReady);
     await ensurePreset(this.operator, "default", {
       policies: [policy],
-      domain: FailureDomain.disk,
+      domain: DOMAIN,
     });
     for (const asd of this.asds) asd.keep();
     await this.#until("the ASDs are ready", () => this.asds.every((asd) => asd.isReady));
@@ -262,6 +265,21 @@ export class SimCluster {
     assert(!this.router.isAlive, "it was stopped");
     this.front.storage.deviceOf("/router").loseFolder("/router");
     this.scene.count("router's data lost");
+  }
+
+  /** What is wrong in the books of the cluster, which was stopped in order. */
+  audit(): string[] {
+    const only = (host: SimHost, path: string) => {
+      const stores = host.storage.deviceOf(path).storesUnder(path);
+      assert(stores.length === 1, `${path} has one store`);
+      return stores[0]!.store;
+    };
+    const indexes = new Map<string, KvContent>();
+    for (const [i, asd] of this.asds.entries()) {
+      const uuid = toHex(parseUuid(this.#diskUuids[i]!));
+      indexes.set(uuid, only(asd.spec.host, this.#diskPaths()[i]!));
+    }
+    return audit({ registry: only(this.front, "/registry"), indexes, domain: DOMAIN });
   }
 
   #addProxies(): string[] {

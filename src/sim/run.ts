@@ -252,6 +252,8 @@ class Run {
     this.#wellMs = timeline.nowMs - (endMs - QUIET_MS);
     await this.#cluster.stop();
     this.#scene.trace.note("run", "stopped in order");
+    const wrong = this.#cluster.audit();
+    if (wrong.length > 0) throw new Error(`the books are wrong: ${wrong.join("; ")}`);
     if (this.#plan.losesRouter) {
       this.#scene.trace.note("run", "the router's data are lost");
       this.#cluster.loseRouter();
