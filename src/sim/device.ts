@@ -166,19 +166,24 @@ export class Device {
     this.#unname(node);
   }
 
-  /** As rename(2): replaces what has the target's name. Throws PathError. */
+  /**
+   * As rename(2): replaces what has the target's name. Throws PathError; what is looked at first
+   * is what the kernel looks at first.
+   */
   rename(source: string, target: string): void {
-    const node = this.find(source);
-    if (node === null) throw new PathError(ENOENT);
-    const old = this.find(target);
+    const from = this.parent(source);
+    const folder = this.parent(target);
+    const node = from.entries.get(nameOf(source));
+    if (node === undefined) throw new PathError(ENOENT);
+    const old = folder.entries.get(nameOf(target)) ?? null;
     if (old === node) return;
-    if (node.kind === "folder" && lies(target, source)) throw new PathError(EINVAL);
+    if (lies(target, source)) throw new PathError(EINVAL);
+    if (lies(source, target)) throw new PathError(ENOTEMPTY);
     if (old !== null && old.kind !== node.kind) {
       throw new PathError(old.kind === "folder" ? EISDIR : ENOTDIR);
     }
     if (old?.kind === "folder" && old.entries.size > 0) throw new PathError(ENOTEMPTY);
-    const folder = this.parent(target);
-    this.parent(source).move(nameOf(source), folder, nameOf(target));
+    from.move(nameOf(source), folder, nameOf(target));
     if (old !== null) this.#unname(old);
   }
 

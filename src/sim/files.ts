@@ -15,6 +15,7 @@ import type { TreeFile } from "./names.js";
 const EAGAIN = 11;
 const EFBIG = 27;
 const EIO = 5;
+const EISDIR = 21;
 const ENOENT = 2;
 const BUSY_MS = 10_000;
 const BUSY_LOOK_MS = 5;
@@ -194,7 +195,7 @@ export class SimFiles implements Files {
     return await this.#kernel.call(reading("read", path), (device) => {
       const node = device.find(path);
       if (node === null) return null;
-      if (node.kind === "folder") throw new PathError(EIO);
+      if (node.kind === "folder") throw new PathError(EISDIR);
       const { content } = node;
       const bytes = content.sizeBytes;
       if (bytes > bytesMax) {

@@ -11,6 +11,7 @@ import { diskError, ERRNO_CODES } from "../diskerror.js";
 
 /** Bytes of a sector in /sys, whatever the device says. */
 const SYS_SECTOR_BYTES = 512;
+const EISDIR = 21;
 
 /** Wraps what node:fs throws; the errno's name stands in the message. */
 export function wrapErrno(error: unknown, file: string): unknown {
@@ -121,7 +122,9 @@ export class NodeFiles implements Files {
     try {
       const handle = await fs.promises.open(file, "r");
       try {
-        const { size } = await handle.stat();
+        const stat = await handle.stat();
+        if (stat.isDirectory()) throw diskError("read", file, -EISDIR);
+        const { size } = stat;
         if (size <= bytesMax) return new Uint8Array(await handle.readFile());
         const message = `${file} has ${size} bytes, more than the ${bytesMax} that are allowed`;
         throw new StorageError("OVS_INVALID", message);
@@ -153,7 +156,8 @@ export class NodeFiles implements Files {
   }
 
   async syncFolder(folder: string): Promise<void> {
-    const fd = await call<number>((done) => fs.open(folder, "r", done), folder);
+    const flags = fs.constants.O_RDONLY | fs.constants.O_DIRECTORY;
+    const fd = await call<number>((done) => fs.open(folder, flags, done), folder);
     try {
       await call((done) => fs.fsync(fd, done), folder);
     } finally {
