@@ -11,7 +11,7 @@ export interface KvBatch {
   put(key: Uint8Array, value: Uint8Array): void;
   /** Deletes a key; fine when it is not there. Copies it. */
   delete(key: Uint8Array): void;
-  /** Deletes keys in [first, end). */
+  /** Deletes keys in [first, end); none when `end` is not after `first`. */
   deleteRange(first: Uint8Array, end: Uint8Array): void;
   /** Changes in the batch; a range counts as one. */
   readonly count: number;

@@ -5,6 +5,7 @@
 //   | sequence 8 (zero) | count 4 LE | tag 1 | varint bytes | key | varint bytes | value | tag …
 
 import { assert } from "../base/assert.js";
+import { compareBytes } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
 import { MIB } from "../base/units.js";
 import type { KvBatch } from "./kv.js";
@@ -12,6 +13,9 @@ import type { KvBatch } from "./kv.js";
 export const KV_KEY_BYTES_MAX = 64 * 1024;
 export const KV_VALUE_BYTES_MAX = 16 * MIB;
 export const KV_BATCH_BYTES_MAX = 64 * MIB;
+/** Batches of one store that wait to be written, and their bytes; one more is OVS_BUSY. */
+export const WAITING_BATCHES_MAX = 65_536;
+export const WAITING_BYTES_MAX = 256 * MIB;
 
 const HEADER_BYTES = 12;
 const VARINT_BYTES_MAX = 5;
@@ -51,6 +55,8 @@ export class PackedBatch implements KvBatch {
   deleteRange(first: Uint8Array, end: Uint8Array): void {
     checkKey(first);
     checkKey(end);
+    // RocksDB fails such a write, and a store that failed a write takes no more.
+    if (compareBytes(first, end) >= 0) return;
     this.#record(TAG_DELETE_RANGE, first, end);
   }
 

@@ -14,17 +14,21 @@ import type {
   KvSnapshot,
   KvStore,
 } from "../platform/kv.js";
-import { checkKey, PackedBatch } from "../platform/kvbatch.js";
+import {
+  checkKey,
+  PackedBatch,
+  WAITING_BATCHES_MAX,
+  WAITING_BYTES_MAX,
+} from "../platform/kvbatch.js";
 import type { Device } from "./device.js";
-import { deadError } from "./device.js";
+import { deadError, PathError } from "./device.js";
 import { FaultKind } from "./faults.js";
 import type { Kernel } from "./kernel.js";
 import { KvContent } from "./kvcontent.js";
-import type { Folder } from "./names.js";
+import type { Folder, TreeNode } from "./names.js";
 import { compareKeys, type SortedMap } from "./sortedmap.js";
 
 const GROUP_BATCHES_MAX = 512;
-const WAITING_BATCHES_MAX = 65_536;
 const KEYS_MAX = 65_536;
 const READ_BYTES = 4096;
 /** Reads that memory answers. */
@@ -66,14 +70,34 @@ function checkAbsolute(path: string): void {
 
 /** The store at the path; with `create` it is made. */
 function contentAt(device: Device, path: string, create: boolean): KvContent {
-  const node = device.find(path);
+  const node = findNode(device, path);
   if (node?.kind === "folder" && node.store !== null) {
     if (node.entries.has("CURRENT")) return node.store;
     if (create) throw new StorageError("OVS_CORRUPT", `${path} has lost its file CURRENT`);
   }
   if (!create) throw new StorageError("OVS_NOT_FOUND", `no store is in ${path}`);
-  device.makeFolder(path);
+  makeFolder(device, path);
   return putStore(device, path, new KvContent());
+}
+
+/** The folder of a store; where none can be made RocksDB says that it has failed. */
+function makeFolder(device: Device, path: string): void {
+  try {
+    device.makeFolder(path);
+  } catch (error) {
+    if (!(error instanceof PathError)) throw error;
+    throw new StorageError("OVS_DISK_FAILED", `no store can be made in ${path}`, { cause: error });
+  }
+}
+
+/** What is at the path; behind a file is nothing. */
+function findNode(device: Device, path: string): TreeNode | null {
+  try {
+    return device.find(path);
+  } catch (error) {
+    if (error instanceof PathError) return null;
+    throw error;
+  }
 }
 
 /** Puts a store into a folder that has none; its own names are durable. */
@@ -176,7 +200,8 @@ abstract class Reader implements KvReader {
     checkKey(key);
     this.checkUsable();
     const wanted = key.slice();
-    return await this.handle.ask(() => this.#value(wanted));
+    const map = this.source();
+    return await this.handle.ask(() => this.#value(map(), wanted));
   }
 
   async getMany(keys: ReadonlyArray<Uint8Array>): Promise<Array<Uint8Array | null>> {
@@ -187,7 +212,8 @@ abstract class Reader implements KvReader {
     }
     for (const key of keys) checkKey(key);
     const wanted = keys.map((key) => key.slice());
-    return await this.handle.ask(() => wanted.map((key) => this.#value(key)));
+    const map = this.source();
+    return await this.handle.ask(() => wanted.map((key) => this.#value(map(), key)));
   }
 
   async range(range: KvRange): Promise<KvEntry[]> {
@@ -199,8 +225,9 @@ abstract class Reader implements KvReader {
     if (limit === 0 || (first && end && compareKeys(first, end) >= 0)) return [];
     const from = first?.slice() ?? null;
     const to = end?.slice() ?? null;
+    const map = this.source();
     return await this.handle.ask(() => {
-      const entries = this.map().range(from, to, reverse, limit);
+      const entries = map().range(from, to, reverse, limit);
       return entries.map(({ key, value }) => {
         this.handle.checkBlock(key);
         return { key: key.slice(), value: value.slice() };
@@ -208,12 +235,13 @@ abstract class Reader implements KvReader {
     });
   }
 
-  #value(key: Uint8Array): Uint8Array | null {
+  #value(map: SortedMap, key: Uint8Array): Uint8Array | null {
     this.handle.checkBlock(key);
-    return this.map().get(key)?.slice() ?? null;
+    return map.get(key)?.slice() ?? null;
   }
 
-  protected abstract map(): SortedMap;
+  /** What a read that is asked now reads when it is carried out. */
+  protected abstract source(): () => SortedMap;
 
   protected checkUsable(): void {
     this.handle.checkOpen();
@@ -232,14 +260,16 @@ class SimKvSnapshot extends Reader implements KvSnapshot {
     this.#map = null;
   }
 
-  protected map(): SortedMap {
-    if (this.#map === null) throw new StorageError("OVS_CLOSED", "the snapshot was released");
-    return this.#map;
+  /** Also of a snapshot that is released before the read is over. */
+  protected source(): () => SortedMap {
+    const map = this.#map;
+    if (map === null) throw new StorageError("OVS_CLOSED", "the snapshot was released");
+    return () => map;
   }
 
   protected override checkUsable(): void {
     super.checkUsable();
-    this.map();
+    this.source();
   }
 }
 
@@ -263,6 +293,7 @@ interface Group {
 
 class SimKvStore extends Reader implements KvStore {
   #waiting: Waiting[] = [];
+  #waitingBytes = 0;
   #group: Group | null = null;
   #failure: StorageError | null = null;
   #closing: Promise<void> | null = null;
@@ -280,11 +311,12 @@ class SimKvStore extends Reader implements KvStore {
     assert(batch instanceof PackedBatch, "the batch is one of this kind of store");
     this.handle.checkOpen();
     if (this.#failure) throw this.#failure;
-    if (this.#waiting.length >= WAITING_BATCHES_MAX) {
+    if (this.#waiting.length >= WAITING_BATCHES_MAX || this.#waitingBytes >= WAITING_BYTES_MAX) {
       const text = `too many writes wait for the store in ${this.handle.path}`;
       throw new StorageError("OVS_BUSY", text);
     }
     const packed = batch.packed();
+    this.#waitingBytes += packed.byteLength;
     this.handle.enter();
     const written = new Promise<void>((resolve, reject) => {
       this.#waiting.push({ packed, sync: options.sync, resolve, reject });
@@ -306,9 +338,9 @@ class SimKvStore extends Reader implements KvStore {
     try {
       const info = { what: "checkpoint", path, weight: "sync", mutates: true } as const;
       await kernel.call(info, (device) => {
-        if (device.find(path) !== null) throw new StorageError("OVS_EXISTS", `${path} exists`);
+        if (findNode(device, path)) throw new StorageError("OVS_EXISTS", `${path} exists`);
+        makeFolder(device, path);
         device.occupy(content.diskBytes);
-        device.makeFolder(path);
         putStore(device, path, content.copy());
       });
     } finally {
@@ -344,8 +376,8 @@ class SimKvStore extends Reader implements KvStore {
     this.#end();
   }
 
-  protected map(): SortedMap {
-    return this.handle.content.map;
+  protected source(): () => SortedMap {
+    return () => this.handle.content.map;
   }
 
   async #close(): Promise<void> {
@@ -443,6 +475,7 @@ class SimKvStore extends Reader implements KvStore {
     const settled = failure ? group.batches.concat(this.#waiting.splice(0)) : group.batches;
     if (this.#waiting.length > 0) this.#writeNext();
     for (const waiting of settled) {
+      this.#waitingBytes -= waiting.packed.byteLength;
       if (this.#failure) waiting.reject(this.#failure);
       else waiting.resolve();
       this.handle.leave();

@@ -194,7 +194,7 @@ function placeOf({ direct }: OpenOptions, { offset, bytes }: Step) {
   return { offset: up(offset), bytes: up(bytes) };
 }
 
-function told(_nothing: undefined | void): string {
+function told(_nothing: unknown): string {
   return "done";
 }
 

@@ -108,7 +108,9 @@ export async function kvContract(t: Test, harness: KvHarness): Promise<void> {
     batch.deleteRange(bytes("b"), bytes("d"));
     batch.put(bytes("c"), bytes("after"));
     batch.delete(bytes("never was"));
-    t.equal(batch.count, 6);
+    batch.deleteRange(bytes("d"), bytes("a"));
+    batch.deleteRange(bytes("d"), bytes("d"));
+    t.equal(batch.count, 6, "an empty range is none");
     await store.write(batch, { sync: true });
     t.same(shown(await store.range(ALL)), ["a=2", "c=after", "d=old"]);
     batch.clear();
@@ -169,6 +171,12 @@ export async function kvContract(t: Test, harness: KvHarness): Promise<void> {
     snapshot.release();
     snapshot.release();
     await t.rejects(snapshot.get(bytes("a")), { code: "OVS_CLOSED" });
+    for (let i = 0; i < 20; i++) {
+      const short = store.snapshot();
+      const read = short.get(bytes("a"));
+      short.release();
+      t.equal(text(await read), "2", "what was asked before the release is answered");
+    }
     await store.close();
   });
 
@@ -179,7 +187,10 @@ export async function kvContract(t: Test, harness: KvHarness): Promise<void> {
     const copy = harness.path();
     await store.checkpoint(copy);
     await put(store, { a: "2" });
-    await t.rejects(store.checkpoint(copy), "a folder that exists is left alone");
+    const isThere = { code: "OVS_EXISTS" };
+    await t.rejects(store.checkpoint(copy), isThere, "a folder that exists is left alone");
+    await t.rejects(store.checkpoint(`${copy}-none/copy`), { code: "OVS_DISK_FAILED" });
+    await t.rejects(store.checkpoint("copy"), { code: "OVS_INVALID" });
     await store.close();
     store = await factory.open(path, { ...KV_OPTIONS, create: false });
     const other = await factory.open(copy, { ...KV_OPTIONS, create: false });
@@ -196,6 +207,9 @@ export async function kvContract(t: Test, harness: KvHarness): Promise<void> {
     await t.rejects(factory.open(path, { ...KV_OPTIONS, create: false }), {
       code: "OVS_NOT_FOUND",
     });
+    const failed = { code: "OVS_DISK_FAILED" };
+    await t.rejects(factory.open(`${path}-none/store`, KV_OPTIONS), failed, "nor its folder");
+    await t.rejects(factory.open("store", KV_OPTIONS), { code: "OVS_INVALID" });
     const store = await factory.open(path, KV_OPTIONS);
     await t.rejects(factory.open(path, KV_OPTIONS), { code: "OVS_BUSY", message: /already open/ });
     await t.rejects(factory.open(path, KV_OPTIONS), { code: "OVS_BUSY" }, "asking does no harm");

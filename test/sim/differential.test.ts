@@ -2,18 +2,23 @@
 // The same random story told to the real thing and to the simulated one: the same comes of each
 // step. SEED repeats a run.
 
+import { mkdirSync, writeFileSync } from "node:fs";
 import t, { type Test } from "tap";
 import { MIB } from "../../src/base/units.js";
 import { createWorld } from "../../src/platform/node/world.js";
 import { DiskTeller, diskStory, STORY_BYTES } from "../platform/disk.story.js";
 import { temporaryFolder } from "../platform/fixture.js";
+import { KvTeller, kvStory } from "../platform/kv.story.js";
 import { Host } from "./host.js";
 
 t.setTimeout(280_000);
 
 const SEED = Number(process.env.SEED ?? Date.now() % 1e9);
-const DISK_STORIES = 8;
+const DISK_STORIES = 6;
 const DISK_STEPS = 250;
+
+const KV_STORIES = 6;
+const KV_STEPS = 300;
 
 /** Fails at the first line that differs, with those before it. */
 function sameLines(t: Test, found: string[], expected: string[], seed: number): void {
@@ -43,5 +48,27 @@ for (let i = 0; i < DISK_STORIES; i++) {
     });
     sameLines(t, lists[1]!, lists[0]!, seed);
     sameLines(t, simulated, lists[0]!, seed);
+  });
+}
+
+for (let i = 0; i < KV_STORIES; i++) {
+  const seed = SEED + i;
+  t.test(`stores: RocksDB and the simulated one agree (SEED=${seed})`, async (t) => {
+    const steps = kvStory(seed, KV_STEPS);
+    const folder = temporaryFolder();
+    t.teardown(folder.remove);
+    mkdirSync(`${folder.path}/folder`);
+    writeFileSync(`${folder.path}/file`, "");
+    const world = createWorld({ name: "test", arenaBytes: MIB, terminal: null });
+    const real = await new KvTeller(world.kv, folder.path).tell(steps);
+    await world.stop();
+    const host = new Host(seed);
+    const simulated = await host.during(async () => {
+      const { kv, disk } = host.start();
+      await disk.files.makeFolder("/disk0/folder");
+      await disk.files.writeSmall("/disk0/file", new Uint8Array(0));
+      return await new KvTeller(kv, "/disk0").tell(steps);
+    });
+    sameLines(t, simulated, real, seed);
   });
 }

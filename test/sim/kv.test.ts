@@ -153,7 +153,8 @@ t.test("a store belongs to one process until that ends; it moves with its folder
     t.ok(host.device.usedBytes > 0);
     await two.disk.files.remove(`${PATH}.damaged`);
     t.equal(host.device.usedBytes, 0);
-    await t.rejects(two.kv.open(`${PATH}/no/parent`, KV_OPTIONS), { code: "OVS_NOT_FOUND" });
+    const failed = { code: "OVS_DISK_FAILED" };
+    await t.rejects(two.kv.open(`${PATH}/no/parent`, KV_OPTIONS), failed);
     await t.rejects(two.kv.open("relative", KV_OPTIONS), { code: "OVS_INVALID" });
   });
 });

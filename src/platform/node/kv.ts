@@ -8,6 +8,7 @@
 //
 //   write() → [ waiting … ] → one group on the pool → settles its promises → next group
 
+import { lstat } from "node:fs/promises";
 import { assert } from "../../base/assert.js";
 import { StorageError } from "../../base/errors.js";
 import { KIB, MIB } from "../../base/units.js";
@@ -30,12 +31,10 @@ import type {
   KvSnapshot,
   KvStore,
 } from "../kv.js";
-import { checkKey, PackedBatch } from "../kvbatch.js";
+import { checkKey, PackedBatch, WAITING_BATCHES_MAX, WAITING_BYTES_MAX } from "../kvbatch.js";
 
 const GROUP_BATCHES_MAX = 512;
 const GROUP_BYTES_MAX = 4 * MIB;
-const WAITING_BATCHES_MAX = 65_536;
-const WAITING_BYTES_MAX = 256 * MIB;
 export const KV_KEYS_MAX = 65_536;
 
 /** Makes stores in folders of the real file system. */
@@ -254,6 +253,12 @@ class NodeKvStore extends Reader implements KvStore {
   async checkpoint(path: string): Promise<void> {
     if (!path.startsWith("/"))
       throw new StorageError("OVS_INVALID", `"${path}" is no absolute path`);
+    this.handle.checkOpen();
+    const isThere = await lstat(path).then(
+      () => true,
+      () => false,
+    );
+    if (isThere) throw new StorageError("OVS_EXISTS", `${path} exists`);
     const { addon, id } = this.handle;
     await this.handle.ask((done) => addon.checkpoint(id, path, done));
   }
