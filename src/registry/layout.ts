@@ -30,7 +30,7 @@ export const NO_BYTES = new Uint8Array(0);
 
 /** Where the newest record of `key` is stored. */
 export function currentKey(key: string): Uint8Array {
-  const target = Buffer.allocUnsafe(1 + Buffer.byteLength(key));
+  const target = Buffer.alloc(1 + Buffer.byteLength(key));
   target[0] = CURRENT;
   target.write(key, 1);
   return target;
@@ -68,7 +68,7 @@ export function leaseKey(lease: bigint): Uint8Array {
 
 /** Where it is stored that `key` hangs on `lease`. */
 export function attachedKey(lease: bigint, key: string): Uint8Array {
-  const target = Buffer.allocUnsafe(9 + Buffer.byteLength(key));
+  const target = Buffer.alloc(9 + Buffer.byteLength(key));
   target[0] = ATTACHED;
   target.writeBigUInt64BE(lease, 1);
   target.write(key, 9);

@@ -105,6 +105,75 @@ t.test("a clock, a random number, a file or a socket not from the World is refus
   }
 });
 
+t.test("there is no other way to a clock, a timer, chance, a file or a socket", async (t) => {
+  const planted = [
+    // Aliases, and members by other means.
+    "const { now } = Date;\nexport const a = now;",
+    "export const a = (clock = Date) => clock.now();",
+    "const { random } = Math;\nexport const a = random;",
+    "const M = Math;\nexport const a = M.random();",
+    'export const a = Math["random"]();',
+    "const { hrtime } = process;\nexport const a = hrtime;",
+    'export const a = process["uptime"]();',
+    "export const a = process.memoryUsage.rss();",
+    "export const a = { Date };",
+    "export const a = [globalThis].map((all) => all.setTimeout);",
+    "export const a = Object.values(globalThis);",
+    'export const a = globalThis["performance"];',
+    "export const a = new (class extends Date {})();",
+    "export const a = `${new Date().getTime()}`;",
+    // A name of the file itself is no excuse elsewhere, nor is one that is only said to be there.
+    "export const b = (Date: { now(): number }) => Date.now();\nexport const a = () => Date.now();",
+    "declare const performance: { now(): number };\nexport const a = performance.now();",
+    "declare function setTimeout(work: () => void): void;\nsetTimeout(() => {});",
+    // Other timers, orders, clocks and chances of the runtime.
+    "export const a = process.nextTick;",
+    "queueMicrotask(() => {});",
+    "export const a = AbortSignal.timeout(1);",
+    "export const a = new MessageChannel();",
+    "export const a = Atomics.wait;",
+    "export const a = new Intl.DateTimeFormat().format();",
+    "export const a = new FinalizationRegistry(() => {});",
+    "export const a = new WeakRef({});",
+    "export const a = crypto.getRandomValues;",
+    "export const a = Buffer.allocUnsafe(8);",
+    'export const a = fetch("http://127.0.0.1/");',
+    "export const a = new EventSource('http://127.0.0.1/');",
+    "console.log(1);",
+    // Modules, however they are called.
+    'import { setTimeout as sleep } from "node:timers/promises";\nexport const a = sleep;',
+    'import fs from "fs";\nexport const a = fs;',
+    'import fs = require("node:fs");\nexport const a = fs;',
+    'import { createRequire } from "node:module";\nexport const a = createRequire;',
+    'import { type Stats, statSync } from "node:fs";\nexport const a: Stats = statSync("/");',
+    'import * as crypto from "node:crypto";\nexport const a = crypto;',
+    'import crypto from "crypto";\nexport const a = crypto;',
+    'import { webcrypto } from "node:crypto";\nexport const a = webcrypto;',
+    'import { promisify } from "node:util";\nexport const a = promisify;',
+    'import "node:inspector";',
+    'import { on } from "node:events";\nexport const a = on;',
+    'import { pino } from "pino";\nexport const a = pino;',
+    'export * from "node:os";',
+    'export const a = import("node:" + "fs");',
+    "export const a = (name: string) => import(name);",
+    'export const a = require("node:fs");',
+    "export const a = import.meta.url;",
+    'import { createWorld } from "../platform/node/world.js";\nexport const a = createWorld;',
+    'import { loadDiskAddon } from "../native/disk.js";\nexport const a = loadDiskAddon;',
+    'import { main } from "../bin/ovs.js";\nexport const a = main;',
+    'import { credentials } from "@grpc/grpc-js";\nexport const a = credentials;',
+    // Everything that can be reached from anything.
+    'export const a = eval("Date");',
+    'export const a = new Function("return Date");',
+    'export const a = (() => 0).constructor("return Date")();',
+    'export const a = (() => 0)["constructor"]("return Date")();',
+    'const { constructor: make } = () => 0;\nexport const a = make("return Date");',
+  ];
+  for (const text of planted) {
+    await refuses(t, "purity", { "src/volume/a.ts": text }, /^src\/volume\/a\.ts:\d+: .*World$/);
+  }
+});
+
 t.test("what only looks like a clock is accepted", async (t) => {
   await accepts(t, "purity", {
     "src/volume/a.ts":
@@ -113,6 +182,16 @@ t.test("what only looks like a clock is accepted", async (t) => {
       "export interface Entry { Date: number; at: Date; stats: Stats }\n" +
       "export const of = (entry: Entry, performance: number) => entry.Date + performance;\n" +
       "export const digest = () => createHash('sha256');\n",
+    "src/volume/b.ts":
+      'import { describeErrno } from "../native/transport.js";\n' +
+      'import type { World } from "../platform/node/world.js";\n' +
+      'import { z } from "zod";\n' +
+      "export const of = (world: World, { Date: at }: { Date: number }) => {\n" +
+      "  const setTimeout = world.clock.after;\n  setTimeout(Math.max(at, 1), () => {});\n" +
+      "  return { process: at, Date: describeErrno(1), is: z, performance: world.performance };\n" +
+      "};\n" +
+      "export class A {\n  fetch: typeof globalThis.fetch | null = null;\n" +
+      "  constructor(readonly crypto = 1) {}\n  Date(): number {\n    return this.crypto;\n  }\n}\n",
   });
 });
 

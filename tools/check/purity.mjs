@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purity: above the platform nobody reads a clock, a random number, a file or a socket by itself;
 // all of it comes from the World. Otherwise the cluster could not run in one process under a seed.
+//
+// What is not known to be pure is refused: a name that no file declares must be one of GLOBALS, a
+// module one of MODULES. So there is no alias, no new function of the runtime, and no other way to
+// the real world that has to be thought of first.
 
+import { posix } from "node:path";
 import ts from "typescript";
 import { productSources } from "./project.mjs";
 import { imports, parse, place, walk } from "./syntax.mjs";
@@ -9,119 +14,179 @@ import { imports, parse, place, walk } from "./syntax.mjs";
 /** Where the real world begins. */
 const ALLOWED = /^src\/(platform\/node|native|bin)\//;
 
-const MODULES = new Set(
+/** Global names that are the same in every world. */
+const GLOBALS = new Set(
   (
-    "child_process cluster dgram dns dns/promises fs fs/promises http http2 https inspector net " +
-    "os perf_hooks process readline timers timers/promises tls worker_threads"
+    "AggregateError Array ArrayBuffer BigInt BigInt64Array BigUint64Array Boolean Buffer DataView " +
+    "Error Float32Array Float64Array Infinity Int16Array Int32Array Int8Array Iterator JSON Map " +
+    "Math NaN Number Object Promise RangeError RegExp Set SharedArrayBuffer String Symbol " +
+    "TextDecoder TextEncoder TypeError Uint16Array Uint32Array Uint8Array WeakMap WeakSet " +
+    "arguments decodeURIComponent encodeURIComponent structuredClone undefined"
   ).split(" "),
 );
 
-const GLOBALS = new Set([
-  "Date",
-  "performance",
-  "setTimeout",
-  "setInterval",
-  "setImmediate",
-  "clearTimeout",
-  "clearInterval",
-  "clearImmediate",
-  "fetch",
-  "WebSocket",
-  "Atomics.waitAsync",
+/** Members of them that are not. */
+const IMPURE_MEMBERS = new Map([
+  ["Math", new Set(["random"])],
+  ["Buffer", new Set(["allocUnsafe", "allocUnsafeSlow"])],
 ]);
 
-const MEMBERS = new Set([
-  "Math.random",
-  "process.hrtime",
-  "process.nextTick",
-  "process.cwd",
-  "process.env",
-  "process.exit",
-  "process.kill",
-  "process.on",
-  "process.once",
-  "process.pid",
-  "crypto.randomBytes",
-  "crypto.randomInt",
-  "crypto.randomUUID",
-  "crypto.getRandomValues",
-  "crypto.randomFill",
-  "crypto.randomFillSync",
+/** From here everything can be reached, also what is called by no name. */
+const IMPURE_KEYS = new Set(["constructor"]);
+
+/** Modules that compute and do nothing else: all of them, or these names of them. */
+const MODULES = new Map([
+  ["@grpc/proto-loader", ["fromJSON"]],
+  ["cli-table3", null],
+  ["commander", null],
+  ["msgpackr", null],
+  ["node:crypto", ["createCipheriv", "createDecipheriv", "createHash", "createHmac", "hkdfSync"]],
+  ["node:util", ["getSystemErrorName"]],
+  ["smol-toml", null],
+  ["zod", null],
 ]);
 
-const RANDOM_NAMES = new Set(
-  [...MEMBERS].filter((name) => name.startsWith("crypto.")).map((name) => name.slice(7)),
-);
+/** What may be taken from where the real world is, and from modules that open sockets. */
+const EXCEPTIONS = [
+  // Words for numbers.
+  { from: /^src\//, module: "src/native/transport.js", names: /^(describe\w+|FAULT_\w+)$/ },
+  // The codec is the real one, called at once.
+  { from: /^src\/sim\//, module: "src/native/erasure.js", names: /^ErasureSession$/ },
+  // How the simulator waits until no promise can settle any more.
+  { from: /^src\/sim\//, module: "src/platform/node/ticks.js", names: /^runInTicks$/ },
+  // etcd is outside of the simulation, which has a registry of its own.
+  { from: /^src\/registry\/etcd\w*\.ts$/, module: "@grpc/grpc-js", names: /./ },
+];
 
 /** Findings about every file below src/ that is not part of the platform. */
 export function check(project) {
   const findings = [];
-  for (const file of productSources(project)) {
-    if (ALLOWED.test(file)) continue;
-    const tree = parse(project, file);
+  const files = productSources(project).filter((file) => !ALLOWED.test(file));
+  const { checker, trees } = bound(project, files);
+  for (const file of files) {
+    const tree = trees.get(file);
     const say = (node, what) =>
       findings.push(`${place(tree, node)}: ${what} only through the World`);
-    for (const found of imports(tree)) checkImport(found, say);
-    const own = declaredNames(tree);
-    walk(tree, (node) => checkUse(node, own, say));
+    for (const found of imports(tree)) if (!found.isType) checkImport(file, found, say);
+    walk(tree, (node) => checkUse(node, checker, say));
   }
   return findings;
 }
 
-function checkImport({ name, node, isType }, say) {
-  if (isType) return;
-  const bare = name.replace(/^node:/, "");
-  if (MODULES.has(bare)) say(node, name);
-  if (bare !== "crypto" || !ts.isImportDeclaration(node)) return;
-  const named = node.importClause?.namedBindings;
-  if (!named || !ts.isNamedImports(named)) return;
-  for (const element of named.elements) {
-    const imported = (element.propertyName ?? element.name).text;
-    if (RANDOM_NAMES.has(imported)) say(element, `crypto.${imported}`);
+/** The syntax trees, with a checker that knows which names the files declare, and no others. */
+function bound(project, files) {
+  const trees = new Map(files.map((file) => [file, parse(project, file)]));
+  const host = {
+    getSourceFile: (file) => trees.get(file),
+    fileExists: (file) => trees.has(file),
+    readFile: (file) => project.text(file),
+    writeFile: () => undefined,
+    getDefaultLibFileName: () => "none.d.ts",
+    getCurrentDirectory: () => "",
+    getCanonicalFileName: (file) => file,
+    useCaseSensitiveFileNames: () => true,
+    getNewLine: () => "\n",
+  };
+  const options = { noLib: true, noResolve: true, types: [], target: ts.ScriptTarget.ES2022 };
+  const checker = ts.createProgram(files, options, host).getTypeChecker();
+  return { checker, trees };
+}
+
+function checkImport(file, { name, node }, say) {
+  const isOurs = name.startsWith(".");
+  const module = isOurs ? posix.join(posix.dirname(file), name) : name;
+  if (isOurs && !ALLOWED.test(module)) return;
+  const names = namesOf(node);
+  const isFine = (imported) => isPure(file, module, imported);
+  for (const imported of names ?? ["*"]) if (!isFine(imported)) return say(node, module);
+}
+
+function isPure(file, module, imported) {
+  if (MODULES.has(module)) return MODULES.get(module)?.includes(imported) ?? true;
+  return EXCEPTIONS.some(
+    ({ from, module: other, names }) =>
+      from.test(file) && other === module && imported !== "*" && names.test(imported),
+  );
+}
+
+/** The names that an import or export takes; null when it is all of them. */
+function namesOf(node) {
+  const clause = ts.isImportDeclaration(node) ? node.importClause : node;
+  const named = clause?.namedBindings ?? clause?.exportClause;
+  if (!named && clause?.name) return ["default"];
+  if (!named || !(ts.isNamedImports(named) || ts.isNamedExports(named))) return null;
+  const values = named.elements.filter((element) => !element.isTypeOnly);
+  const names = values.map((element) => (element.propertyName ?? element.name).text);
+  return clause.name ? ["default", ...names] : names;
+}
+
+function checkUse(node, checker, say) {
+  if (ts.isMetaProperty(node) && node.keywordToken === ts.SyntaxKind.ImportKeyword) {
+    say(node, "import.meta");
+  } else if (ts.isExternalModuleReference(node)) {
+    say(node, "require");
+  } else if (isComputedImport(node)) {
+    say(node, "a computed import");
+  } else if (isKey(node)) {
+    if (IMPURE_KEYS.has(node.text)) say(node, `.${node.text}`);
+  } else if (ts.isIdentifier(node) && isValue(node) && !isDeclared(node, checker)) {
+    const wrong = misuse(node);
+    if (wrong !== null) say(node, wrong);
   }
 }
 
-// Names that the file itself declares: a parameter called `performance` is no clock.
-function declaredNames(tree) {
-  const names = new Set();
-  walk(tree, (node) => {
-    const isDeclaration =
-      ts.isVariableDeclaration(node) ||
-      ts.isParameter(node) ||
-      ts.isBindingElement(node) ||
-      ts.isImportSpecifier(node) ||
-      ts.isFunctionDeclaration(node);
-    if (isDeclaration && node.name && ts.isIdentifier(node.name)) names.add(node.name.text);
-  });
-  return names;
+function isComputedImport(node) {
+  if (!ts.isCallExpression(node)) return false;
+  const [name] = node.arguments;
+  const isImport = node.expression.kind === ts.SyntaxKind.ImportKeyword;
+  return isImport && !(name && ts.isStringLiteralLike(name));
 }
 
-function checkUse(node, own, say) {
-  if (ts.isPropertyAccessExpression(node)) {
-    const base = node.expression;
-    const owner =
-      ts.isPropertyAccessExpression(base) && isGlobalThis(base.expression) ? base.name : base;
-    if (!ts.isIdentifier(owner) || own.has(owner.text)) return;
-    const member = `${owner.text}.${node.name.text}`;
-    if (MEMBERS.has(member)) say(node, member);
-    if (isGlobalThis(owner) && GLOBALS.has(node.name.text)) say(node, node.name.text);
-  } else if (ts.isIdentifier(node) && GLOBALS.has(node.text) && !own.has(node.text)) {
-    if (isValue(node)) say(node, node.text);
+/** The name of a member, whichever way it is written. */
+function isKey(node) {
+  const { parent } = node;
+  if (ts.isPropertyAccessExpression(parent)) return parent.name === node;
+  if (ts.isBindingElement(parent)) {
+    return ts.isObjectBindingPattern(parent.parent) && parent.propertyName === node;
   }
+  return (
+    ts.isStringLiteralLike(node) &&
+    ts.isElementAccessExpression(parent) &&
+    parent.argumentExpression === node
+  );
 }
 
-function isGlobalThis(node) {
-  return ts.isIdentifier(node) && (node.text === "globalThis" || node.text === "global");
+/** What is wrong with the use of a global name; null when nothing is. */
+function misuse(node) {
+  if (!GLOBALS.has(node.text)) return node.text;
+  const impure = IMPURE_MEMBERS.get(node.text);
+  if (!impure) return null;
+  const { parent } = node;
+  // Under another name nobody would know it again.
+  const isMember = ts.isPropertyAccessExpression(parent) && parent.expression === node;
+  if (!isMember) return node.text;
+  return impure.has(parent.name.text) ? `${node.text}.${parent.name.text}` : null;
 }
 
-// True when the identifier stands for a value, not for a type, a member or a key.
+/** The project declares the name: not only that it exists. */
+function isDeclared(node, checker) {
+  const symbol = checker.resolveName(node.text, node, ts.SymbolFlags.Value, false);
+  const isAmbient = (declaration) =>
+    (ts.getCombinedModifierFlags(declaration) & ts.ModifierFlags.Ambient) !== 0;
+  return symbol?.declarations?.some((declaration) => !isAmbient(declaration)) ?? false;
+}
+
+/** True when the identifier stands for a value, not for a type, a member or a key. */
 function isValue(node) {
   const { parent } = node;
-  if (ts.isPropertyAccessExpression(parent)) return parent.expression === node;
+  if (ts.isShorthandPropertyAssignment(parent)) return true;
   if (ts.isPropertyAssignment(parent)) return parent.initializer === node;
-  if (ts.isTypeNode(parent) || ts.isTypeQueryNode(parent) || ts.isQualifiedName(parent))
+  if (ts.isBindingElement(parent)) return parent.initializer === node;
+  if (ts.isImportSpecifier(parent) || ts.isExportSpecifier(parent)) return false;
+  if (ts.isTypeQueryNode(parent) || ts.isQualifiedName(parent) || ts.isMetaProperty(parent))
     return false;
-  if (ts.isExpressionWithTypeArguments(parent)) return ts.isClassLike(parent.parent.parent);
-  const isName = "name" in parent && parent.name === node;
-  return !isName;
+  if (ts.isLabeledStatement(parent) || ts.isBreakOrContinueStatement(parent)) return false;
+  if (ts.isTypePredicateNode(parent) || ts.isNamedTupleMember(parent)) return false;
+  if (ts.isPartOfTypeNode(node)) return false;
+  return !("name" in parent && parent.name === node);
 }
