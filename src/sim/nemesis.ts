@@ -146,6 +146,7 @@ export class Nemesis {
     this.begun.push({ number, kind });
     const end = this.#troubles[kind](dice);
     if (end === null) return;
+    this.#scene.trace.note("nemesis", `${number} goes on`);
     const undo = () => {
       if (!this.#undo.delete(undo)) return;
       this.#scene.trace.note("nemesis", `${number} ${kind} is over`);
@@ -293,6 +294,7 @@ export class Nemesis {
         return () => faults.dead(false);
       },
       "slow front disk": (dice) => {
+        this.#meets(cluster.front.name);
         const { faults } = cluster.front.storage.deviceOf("/router");
         faults.slow(2 + dice.around(10));
         return () => faults.slow(1);
@@ -307,7 +309,10 @@ export class Nemesis {
       this.#meets(`${from.name} > ${to.name}`);
       return { there: net.link(from.net, to.net), back: net.link(to.net, from.net) };
     };
-    const device = (process: SimProcess) => this.#deviceOf(process);
+    const device = (process: SimProcess) => {
+      this.#meets(process.name);
+      return this.#deviceOf(process);
+    };
     const weak = (dice: Dice) => device(dice.pick(this.#weak));
     return {
       "kill router": () => this.#kill(cluster.router),

@@ -8,10 +8,12 @@
 //   troubles  a row for each kind that happened, a bar for each trouble
 //   h0        power, trouble of its links and disks
 //   router    alive, frozen, dead, with warnings
-//   client    answers of each second, the longest of them
-//   operator  calls: answered, refused
+//   client    when it was connected; answers of each second, the longest of them
+//
+// A line through all of it shows when a run has failed.
 
-import { type Bar, barsOf, type Mark, type PictureRow } from "./picturerows.js";
+import type { ClientSecond } from "./meter.js";
+import { type Bar, type Mark, type PictureRow, rowsOf } from "./picturerows.js";
 import type { RunResult } from "./run.js";
 
 const LEFT = 190;
@@ -19,7 +21,9 @@ const WIDTH = 1500;
 const TOP = 96;
 const ROW = 18;
 const BAR = 12;
-const CLIENT_ROW = 44;
+const CLIENT_ROW = 48;
+/** Width of a figure of a label. */
+const LABEL = 5;
 
 /** What is drawn how; in the order of the legend. */
 export const COLOURS = {
@@ -29,7 +33,7 @@ export const COLOURS = {
   dead: ["#3b3b3b", "dead"],
   dark: ["#000000", "without power"],
   network: ["#f4a259", "network trouble"],
-  disk: ["#bc4b51", "disk trouble"],
+  disk: ["#d291bc", "disk trouble"],
   trouble: ["#8d6a9f", "trouble"],
   phase: ["#d9d9d9", "phase of the run"],
   answered: ["#2e6f95", "answers per second"],
@@ -61,8 +65,12 @@ class Drawing {
   }
 
   svg(): string {
-    for (const row of barsOf(this.#result)) this.#row(row);
-    for (const client of this.#result.clients) this.#client(client.name, client.seconds);
+    const { rows, clients, failedMs } = rowsOf(this.#result);
+    for (const row of rows) this.#row(row);
+    for (const [name, seconds] of this.#clients()) {
+      this.#client(name, seconds, clients.get(name)?.bars ?? []);
+    }
+    this.#failure(failedMs);
     const width = LEFT + WIDTH + 20;
     const height = this.#y + 30;
     const font = 'font-family="sans-serif" font-size="11"';
@@ -114,18 +122,61 @@ class Drawing {
   #row({ name, indent, bars, marks }: PictureRow): void {
     const y = this.#y;
     this.#parts.push(text(8 + 12 * indent, y + 10, name, indent === 0 ? BOLD : ""));
-    for (const bar of bars) this.#bar(bar, y);
+    for (const bar of bars) this.#bar(bar, y, BAR);
+    this.#labels(bars, y);
     for (const mark of marks) this.#mark(mark, y);
     this.#y += ROW;
   }
 
-  #bar({ fromMs, toMs, colour, words }: Bar, y: number): void {
+  #bar({ fromMs, toMs, colour, words }: Bar, y: number, height: number): void {
     const x = this.#x(fromMs);
-    const width = Math.max(1, this.#x(Math.min(toMs, this.#endMs)) - x).toFixed(1);
+    const width = Math.max(2, this.#x(Math.min(toMs, this.#endMs)) - x).toFixed(1);
     this.#parts.push(
-      `<rect x="${x}" y="${y}" width="${width}" height="${BAR}" fill="${COLOURS[colour][0]}">` +
+      `<rect x="${x}" y="${y}" width="${width}" height="${height}" fill="${COLOURS[colour][0]}">` +
         `<title>${escaped(`${words}, ${span(fromMs, toMs)}`)}</title></rect>`,
     );
+  }
+
+  /** Each behind its bar, where nothing else is. */
+  #labels(bars: readonly Bar[], y: number): void {
+    const sorted = [...bars].sort((a, b) => a.fromMs - b.fromMs);
+    for (const [i, { fromMs, toMs, label }] of sorted.entries()) {
+      if (label === undefined) continue;
+      const x = Math.max(this.#x(fromMs) + 2, this.#x(toMs)) + 2;
+      const room = LABEL * label.length;
+      const next = sorted[i + 1];
+      const others = sorted.slice(0, i).some((bar) => this.#x(bar.toMs) > x - 2);
+      if (others || (next !== undefined && this.#x(next.fromMs) < x + room)) continue;
+      this.#parts.push(text(x, y + 9, label, 'font-size="8" fill="#666666"'));
+    }
+  }
+
+  #failure(failedMs: number | null): void {
+    if (failedMs === null) return;
+    const x = this.#x(failedMs);
+    this.#parts.push(
+      `<line x1="${x}" y1="${TOP - 8}" x2="${x}" y2="${this.#y}" stroke="${COLOURS.bad[0]}" ` +
+        `stroke-width="1.5"><title>FAILED, ${seconds(failedMs)}</title></line>`,
+    );
+  }
+
+  /** A name that was used again has one row. */
+  #clients(): Map<string, ClientSecond[]> {
+    const all = new Map<string, ClientSecond[]>();
+    const count = Math.ceil(this.#endMs / 1000);
+    for (const client of this.#result.clients) {
+      const known = all.get(client.name);
+      const list = known ?? Array.from({ length: count }, () => noAnswers());
+      all.set(client.name, list);
+      for (const [i, second] of client.seconds.entries()) {
+        const sum = list[i];
+        if (sum === undefined || second === undefined) continue;
+        sum.answers += second.answers;
+        sum.sumMs += second.sumMs;
+        sum.mostMs = Math.max(sum.mostMs, second.mostMs);
+      }
+    }
+    return all;
   }
 
   #mark({ atMs, colour, words }: Mark, y: number): void {
@@ -136,17 +187,16 @@ class Drawing {
   }
 
   /** Bars upward: answers of each second; a line: the longest of them, both to their own scale. */
-  #client(name: string, list: RunResult["clients"][number]["seconds"]): void {
-    const bottom = this.#y + CLIENT_ROW - 6;
-    const most = Math.max(1, ...list.map((each) => each?.answers ?? 0));
-    const slowest = Math.max(1, ...list.map((each) => each?.mostMs ?? 0));
-    const room = CLIENT_ROW - 10;
+  #client(name: string, list: readonly ClientSecond[], connected: readonly Bar[]): void {
+    const bottom = this.#y + CLIENT_ROW - 10;
+    const most = Math.max(1, ...list.map(({ answers }) => answers));
+    const slowest = Math.max(1, ...list.map(({ mostMs }) => mostMs));
+    const room = CLIENT_ROW - 14;
     this.#parts.push(text(8, this.#y + 12, name, BOLD));
     const scale = `to ${most}/s, to ${slowest.toFixed(0)} ms`;
     this.#parts.push(text(8, this.#y + 26, scale, 'fill="#666666"'));
     const line: string[] = [];
-    for (let i = 0; i * 1000 < this.#endMs; i++) {
-      const { answers, sumMs, mostMs } = list[i] ?? { answers: 0, sumMs: 0, mostMs: 0 };
+    for (const [i, { answers, sumMs, mostMs }] of list.entries()) {
       const x = this.#x(i * 1000);
       const width = Math.max(0.5, this.#x((i + 1) * 1000) - x - 0.5).toFixed(1);
       const height = ((room * answers) / most).toFixed(1);
@@ -161,12 +211,17 @@ class Drawing {
     this.#parts.push(
       `<polyline points="${line.join(" ")}" fill="none" stroke="${COLOURS.slow[0]}"/>`,
     );
+    for (const bar of connected) this.#bar(bar, bottom + 1, 3);
     this.#y += CLIENT_ROW;
   }
 
   #x(ms: number): number {
     return Number((LEFT + (WIDTH * Math.min(ms, this.#endMs)) / this.#endMs).toFixed(1));
   }
+}
+
+function noAnswers(): ClientSecond {
+  return { answers: 0, sumMs: 0, mostMs: 0 };
 }
 
 const BOLD = 'font-weight="bold"';

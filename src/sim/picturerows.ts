@@ -14,6 +14,8 @@ export interface Bar {
   toMs: number;
   colour: Colour;
   words: string;
+  /** Written beside it where there is room. */
+  label?: string;
 }
 
 export interface Mark {
@@ -38,11 +40,20 @@ interface Trouble {
   whom: string[];
 }
 
-/** All rows, from top to bottom. */
-export function barsOf(result: RunResult): PictureRow[] {
+export interface PictureRows {
+  /** From top to bottom. */
+  rows: PictureRow[];
+  /** When clients had a connection, and what ended it; by their names. */
+  clients: Map<string, PictureRow>;
+  /** When what must not be was seen; null for a run that passed. */
+  failedMs: number | null;
+}
+
+/** All that is drawn but for the answers that clients got. */
+export function rowsOf(result: RunResult): PictureRows {
   const reader = new Reader(result);
   for (const line of result.trace) reader.read(line);
-  return reader.rows();
+  return { rows: reader.rows(), clients: reader.clients(), failedMs: reader.failedMs };
 }
 
 class Reader {
@@ -53,6 +64,10 @@ class Reader {
   /** What a process is now, and since when. */
   readonly #states = new Map<string, { colour: Colour; fromMs: number; words: string }>();
   readonly #darkSince = new Map<string, number>();
+  readonly #clients = new Map<string, PictureRow>();
+  /** Clients that have a connection, and since when. */
+  readonly #connected = new Map<string, number>();
+  failedMs: number | null = null;
   #phase = { fromMs: 0, words: "clients work, things go wrong" };
 
   constructor(result: RunResult) {
@@ -75,7 +90,29 @@ class Reader {
     else if (this.#hostOf.has(node)) this.#process(node, line);
     else if (this.#hostOf.has(baseOf(node))) this.#log(baseOf(node), line);
     else if ([...this.#hostOf.values()].includes(node)) this.#host(node, line);
-    else if (node.startsWith("client")) this.#mark("run", timeMs, "warning", `${node}: ${text}`);
+    else if (node.startsWith("client")) this.#client(node, text, timeMs);
+  }
+
+  #client(name: string, text: string, timeMs: number): void {
+    if (text === "connected") this.#connected.set(name, timeMs);
+    else if (text.startsWith("the connection has ended")) this.#parted(name, timeMs, text);
+  }
+
+  #parted(name: string, timeMs: number, words: string): void {
+    const row = this.#clients.get(name) ?? { name, indent: 0, bars: [], marks: [] };
+    this.#clients.set(name, row);
+    const fromMs = this.#connected.get(name);
+    if (fromMs === undefined) return;
+    row.bars.push({ fromMs, toMs: timeMs, colour: "alive", words: `connected; ${words}` });
+    this.#connected.delete(name);
+  }
+
+  /** Once all is read. */
+  clients(): Map<string, PictureRow> {
+    for (const name of [...this.#connected.keys()]) {
+      this.#parted(name, this.#result.simulatedMs, "until the end");
+    }
+    return this.#clients;
   }
 
   rows(): PictureRow[] {
@@ -97,8 +134,9 @@ class Reader {
   #drawTrouble(number: number, trouble: Trouble, known: PictureRow | null): PictureRow {
     const { kind, fromMs, toMs, whom } = trouble;
     const row = known ?? { name: kind, indent: 1, bars: [], marks: [] };
+    const label = `${number}`;
     const words = `${number} ${kind}${whom.length > 0 ? ` of ${whom.join(" > ")}` : ""}`;
-    row.bars.push({ fromMs, toMs, colour: "trouble", words });
+    row.bars.push({ fromMs, toMs, colour: "trouble", words, label });
     const colour = colourOf(kind);
     for (const name of whom) {
       if (!this.#rows.has(name)) continue;
@@ -128,11 +166,15 @@ class Reader {
       return;
     }
     if (words.startsWith("meets ")) trouble.whom.push(...words.slice(6).split(" > "));
+    else if (words === "goes on") trouble.toMs = this.#result.simulatedMs;
     else if (words.endsWith(" is over")) trouble.toMs = timeMs;
   }
 
   #run({ text, timeMs }: TraceLine): void {
-    if (text.startsWith("FAILED")) this.#mark("run", timeMs, "bad", text);
+    if (text.startsWith("FAILED")) {
+      this.failedMs ??= timeMs;
+      this.#mark("run", timeMs, "bad", text);
+    }
     const words = /^all troubles/.test(text)
       ? "all is healed and looked at"
       : /^stopped in order/.test(text)
@@ -145,9 +187,9 @@ class Reader {
   }
 
   #operator({ text, timeMs }: TraceLine): void {
-    const isCall = text.startsWith("{") || text.startsWith("[");
-    if (isCall) this.#mark("operator", timeMs, "good", `${callOf(text)}: ${text}`);
-    else if (text.startsWith("refused")) this.#mark("operator", timeMs, "bad", text);
+    const isAnswer = text.startsWith("{") || text.startsWith("[");
+    if (isAnswer) this.#mark("operator", timeMs, "good", `${callOf(text)}: ${text}`);
+    else this.#mark("operator", timeMs, text.includes("refused: ") ? "bad" : "good", text);
   }
 
   #process(name: string, { text, timeMs }: TraceLine): void {
@@ -155,7 +197,7 @@ class Reader {
     else if (text === "ready") this.#become(name, "alive", timeMs, "alive");
     else if (text.startsWith("ends: "))
       this.#become(name, "dead", timeMs, `dead, ${text.slice(6)}`);
-    else if (text === "stopped") this.#become(name, "dead", timeMs, "stopped in order");
+    else if (text.startsWith("stopped")) this.#become(name, "dead", timeMs, text);
   }
 
   #log(name: string, { text, timeMs }: TraceLine): void {

@@ -11,6 +11,7 @@ import { JOURNAL_BYTES_MIN, journalBytesFree } from "../volume/open.js";
 import { watchLogs } from "./alarms.js";
 import { type ChoreOptions, Chores, EXTRAS_MAX, someChores } from "./chores.js";
 import { type ClusterOptions, SimCluster, someCluster } from "./cluster.js";
+import { COUNTS, countFaults } from "./counts.js";
 import { Dice } from "./dice.js";
 import type { MemoryPool } from "./memory.js";
 import { Meter } from "./meter.js";
@@ -27,11 +28,8 @@ const PEEK_MS = 1000;
 const LOADS = [10, 15, 25, 40];
 /** Of a client of a vDisk that is made meanwhile. */
 const EXTRA_LOAD = 10;
-/** What a seed of full length must have to count; it goes on for longer to have it. */
-const COUNTS = { seconds: 60, acknowledged: 500, crashes: 1, others: 5 };
+/** How much longer one of full length goes on that would not count. */
 const LONGER_MS = 60_000;
-/** Faults that are only consequences of another. */
-const CONSEQUENCES = ["net power", "net freeze"];
 
 export interface RunOptions {
   seed: number;
@@ -67,23 +65,6 @@ export interface RunResult {
   /** Processes and where they ran, and what clients got; empty unless all was to be traced. */
   nodes: Array<{ name: string; host: string }>;
   clients: Meter[];
-}
-
-/** Processes and hosts that died, and everything else that went wrong, of `RunResult.faults`. */
-export function countFaults(faults: Record<string, number>): { crashes: number; others: number } {
-  let [crashes, others] = [0, 0];
-  for (const [kind, count] of Object.entries(faults)) {
-    if (kind.startsWith("kill ") || kind === "power loss") crashes += count;
-    else if (!CONSEQUENCES.includes(kind)) others += count;
-  }
-  return { crashes, others };
-}
-
-/** True when a seed says something: it was long, and enough happened. */
-export function counts({ simulatedMs, acknowledged, faults }: RunResult): boolean {
-  const { crashes, others } = countFaults(faults);
-  const isBusy = acknowledged >= COUNTS.acknowledged && simulatedMs >= COUNTS.seconds * 1000;
-  return isBusy && crashes >= COUNTS.crashes && others >= COUNTS.others;
 }
 
 /** What a seed consists of; for people, and for those who change one part of it. */
@@ -317,8 +298,12 @@ class Run {
     const { timeline, faults } = this.#scene;
     const isShort = this.#options.seconds < COUNTS.seconds;
     if (isShort || timeline.nowMs > untilMs + LONGER_MS) return false;
-    const { crashes, others } = countFaults(Object.fromEntries(faults));
-    return crashes < COUNTS.crashes || others < COUNTS.others;
+    const { crashes, others, troubles } = countFaults({
+      faults: Object.fromEntries(faults),
+      troubles: this.#nemesis.begun,
+    });
+    if (crashes < COUNTS.crashes || others < COUNTS.others) return true;
+    return troubles < COUNTS.troubles;
   }
 
   #lacksRequests(): boolean {

@@ -24,8 +24,8 @@ export interface ShrinkOptions {
   clients: number;
   /** Runs the seed with some cuts. */
   run: (cuts: Cuts) => Promise<RunResult>;
-  /** Told after each run: what was tried, and whether it still fails. */
-  onTry?: (what: string, fails: boolean) => void;
+  /** Told after each run: what was tried, whether it still fails, and the smallest cuts so far. */
+  onTry?: (what: string, fails: boolean, cuts: Cuts) => void;
 }
 
 export interface Shrunk {
@@ -83,11 +83,12 @@ class Shrinker {
     const result = await this.#options.run(cuts);
     this.#runs++;
     const fails = result.failure !== "" && failureKind(result.failure) === this.#kind;
-    this.#options.onTry?.(what, fails);
-    if (!fails) return false;
-    this.#cuts = cuts;
-    this.#result = result;
-    return true;
+    if (fails) {
+      this.#cuts = cuts;
+      this.#result = result;
+    }
+    this.#options.onTry?.(what, fails, this.#cuts);
+    return fails;
   }
 
   async #seconds(): Promise<void> {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How seeds differ: least, tenth, middle, nine tenths and most of each quantity, as a table.
 
+import { countFaults } from "./counts.js";
 import { ALL_TROUBLES } from "./nemesis.js";
-import { countFaults, type RunResult } from "./run.js";
+import type { RunResult } from "./run.js";
 
 const QUANTILES = [
   ["min", 0],
@@ -25,9 +26,10 @@ export class Spread {
   add(result: RunResult): void {
     this.#put("simulated seconds", result.simulatedMs / 1000);
     this.#put("requests answered", result.acknowledged);
-    const { crashes, others } = countFaults(result.faults);
+    const { crashes, others, troubles } = countFaults(result);
     this.#put("crashes", crashes);
     this.#put("other faults", others);
+    this.#put("other troubles", troubles);
   }
 
   /** Lines of the table; none without seeds. */

@@ -6,6 +6,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { countFaults, lacks } from "../../src/sim/counts.js";
 import { type Cuts, cutPlan, noCuts, numbersOf, optionsOf, rangesOf } from "../../src/sim/cuts.js";
 import { ALL_TROUBLES } from "../../src/sim/nemesis.js";
 import { planOf, type RunResult, runSeed } from "../../src/sim/run.js";
@@ -60,7 +61,7 @@ t.test("a picture is well formed and names every node", async (t) => {
     else if (empty === "") open.push(name!);
   }
   t.ok(isNested && open.length === 0, "each element ends where it may");
-  t.notMatch(svg, /<script|&(?!amp;|lt;|gt;|quot;)/);
+  t.notMatch(svg, /<script|&(?!amp;|lt;|gt;|quot;)|NaN|undefined|Infinity/);
   const { cluster } = planOf(7);
   const asds = Array.from({ length: cluster.asds }, (_, i) => `asd-${i}`);
   const clients = cluster.vdisks.map(({ name }) => `client ${name}`);
@@ -124,10 +125,78 @@ t.test("cuts are written as options and read back", async (t) => {
 });
 
 t.test("options that make no sense are refused", async (t) => {
-  for (const args of [["--shrink"], ["--replay", "x"], ["--without", "luck"], ["--seed", "a"]]) {
-    const { code } = await sim(...args);
-    t.equal(code, 2, args.join(" "));
+  const wrong = [
+    "--shrink",
+    "--replay x",
+    "--without luck",
+    "--seed 1.5",
+    "--seeds 0",
+    "--trace",
+    "--seed 3 --seeds 5 --picture x.svg",
+    "--seed 3 --picture x.png",
+    "--seed 3 --picture /no/such/folder/x.svg",
+    "--replay 3 --shrink",
+    "--never-run x",
+  ];
+  for (const words of wrong) {
+    const { code, text } = await sim(...words.split(" "));
+    t.equal(code, 2, words);
+    t.match(text, "--help tells what there is");
   }
+});
+
+t.test(
+  "a seed counts when it was long, busy and troubled enough; operations are no faults",
+  (t) => {
+    const faults = {
+      "kill asd": 1,
+      "disk bit rot": 5,
+      "net power": 9,
+      "vDisk grown": 9,
+      "stop asd": 9,
+    };
+    const kinds = ["bit rot", "bit rot", "one way", "clock jump", "full disk"] as const;
+    const more = ["kill asd", "stop process", "replaced disk", "power of a disk host"] as const;
+    const troubles = [...kinds, ...more].map((kind, i) => ({ number: i + 1, kind }));
+    const run = { failure: "", simulatedMs: 60_000, acknowledged: 500, faults, troubles };
+    t.same(countFaults(run), { crashes: 1, others: 5, troubles: 5 });
+    t.same(lacks(run), []);
+    t.same(lacks({ ...run, failure: "x" }), ["failed"]);
+    t.same(lacks({ ...run, simulatedMs: 59_999 }), ["fewer than 60 simulated seconds"]);
+    t.same(lacks({ ...run, acknowledged: 499 }), ["fewer than 500 requests answered"]);
+    t.same(lacks({ ...run, faults: { ...faults, "kill asd": 0 } }), ["fewer than 1 crash"]);
+    t.same(lacks({ ...run, faults: { ...faults, "disk bit rot": 4 } }), [
+      "fewer than 5 other faults",
+    ]);
+    t.same(lacks({ ...run, troubles: troubles.slice(1) }), ["fewer than 5 other troubles"]);
+    t.end();
+  },
+);
+
+t.test("a process that dies is told with its seed; an interrupt ends with the sum", async (t) => {
+  const args = ["--seed", "1", "--seeds", "1000", "--workers", "2", ...SHORT];
+  const child = spawn(process.execPath, [SIM, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const children = () => readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
+  let text = "";
+  let [isKilled, isTold] = [false, false];
+  child.stdout.on("data", (chunk: Buffer) => {
+    text += chunk.toString();
+    const pids = children().trim().split(" ").map(Number);
+    if (!isKilled && pids[0]) {
+      isKilled = true;
+      process.kill(pids[0], "SIGKILL");
+    } else if (!isTold && /its process ended \(SIGKILL\)/.test(text)) {
+      isTold = true;
+      child.kill("SIGINT");
+    }
+  });
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  t.equal(code, 1, text);
+  t.match(text, /seed \d+ FAILED: its process ended \(SIGKILL\)\ncommit [0-9a-f]{40}/);
+  t.match(text, /interrupted; until then:\n/);
+  t.match(text, /\d+ of \d+ seeds count .*\ndo not count: /);
+  t.match(text, /\ndo not count: \d+, failed: \d/);
+  t.match(text, /do not count: \d+, fewer than 60 simulated seconds: \d/);
 });
 
 t.test("many seeds end with how they differ, and the lines that they ran", async (t) => {

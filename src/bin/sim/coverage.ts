@@ -22,21 +22,30 @@ interface ScriptCoverage {
   functions: Array<{ ranges: Range[] }>;
 }
 
-/** A table: each folder of src/, its lines and how many of them were run in any process. */
-export function coverageLines(folder: string): string[] {
+export interface Coverage {
+  /** A table: each folder of src/, its lines and how many of them were run in any process. */
+  folders: string[];
+  /** Places of the compiled code that no process has run, with their first line. */
+  neverRun: string[];
+}
+
+/** Reads what the processes have written to `folder`; there may be a file of each or none. */
+export function readCoverage(folder: string): Coverage {
   const covered = new Map<string, Uint8Array>();
   for (const name of readdirSync(folder)) {
     const report = JSON.parse(readFileSync(join(folder, name), "utf8"));
     for (const script of report.result as ScriptCoverage[]) paint(script, covered);
   }
-  const folders = new Map<string, { lines: number; run: number }>();
+  const sums = new Map<string, { lines: number; run: number }>();
   const all = { lines: 0, run: 0 };
-  for (const name of readdirSync(ROOT, { recursive: true, encoding: "utf8" })) {
+  const neverRun: string[] = [];
+  for (const name of readdirSync(ROOT, { recursive: true, encoding: "utf8" }).sort()) {
     if (!name.endsWith(".js")) continue;
     const counts = countLines(readFileSync(join(ROOT, name), "utf8"), covered.get(name) ?? null);
+    for (const each of counts.neverRun) neverRun.push(`${join("dist/src", name)}:${each}`);
     const top = name.split("/")[0]!;
-    const sum = folders.get(top) ?? { lines: 0, run: 0 };
-    folders.set(top, sum);
+    const sum = sums.get(top) ?? { lines: 0, run: 0 };
+    sums.set(top, sum);
     for (const each of [sum, all]) {
       each.lines += counts.lines;
       each.run += counts.run;
@@ -46,8 +55,9 @@ export function coverageLines(folder: string): string[] {
     const share = ((100 * run) / Math.max(1, lines)).toFixed(1);
     return `${name.padEnd(14)}${`${run}`.padStart(8)} of ${`${lines}`.padStart(6)} lines ${share} %`;
   };
-  const rows = [...folders].sort(([a], [b]) => (a < b ? -1 : 1));
-  return [...rows.map(([name, sum]) => row(`src/${name}`, sum)), row("src/", all)];
+  const rows = [...sums].sort(([a], [b]) => (a < b ? -1 : 1));
+  const folders = [...rows.map(([name, sum]) => row(`src/${name}`, sum)), row("src/", all)];
+  return { folders, neverRun };
 }
 
 /** Marks the characters that were run: of nested ranges the innermost comes last, and decides. */
@@ -66,15 +76,32 @@ function paint({ url, functions }: ScriptCoverage, covered: Map<string, Uint8Arr
   else for (let i = 0; i < sum.length; i++) sum[i]! |= mine[i] ?? 0;
 }
 
-function countLines(text: string, covered: Uint8Array | null): { lines: number; run: number } {
+interface LineCounts {
+  lines: number;
+  run: number;
+  /** "12-14: the line 12". */
+  neverRun: string[];
+}
+
+function countLines(text: string, covered: Uint8Array | null): LineCounts {
   let [lines, run, at] = [0, 0, 0];
-  for (const line of text.split("\n")) {
+  const neverRun: string[] = [];
+  let gap: { first: number; last: number; words: string } | null = null;
+  const close = (): void => {
+    if (gap !== null) neverRun.push(`${gap.first}-${gap.last}: ${gap.words}`);
+    gap = null;
+  };
+  for (const [i, line] of text.split("\n").entries()) {
     if (!NO_CODE.test(line)) {
       lines++;
-      const first = at + line.search(/\S/);
-      if (covered?.[first] === 1) run++;
+      const isRun = covered?.[at + line.search(/\S/)] === 1;
+      if (isRun) run++;
+      if (isRun) close();
+      else if (gap === null) gap = { first: i + 1, last: i + 1, words: line.trim() };
+      else gap.last = i + 1;
     }
     at += line.length + 1;
   }
-  return { lines, run };
+  close();
+  return { lines, run, neverRun };
 }

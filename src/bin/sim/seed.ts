@@ -11,6 +11,8 @@ import type { TraceLine } from "../../sim/trace.js";
 
 /** Events that a failure shows. */
 const LAST = 100;
+/** What a run depends on besides the machine's Node.js. */
+const SOURCES = ["src", "native", "package-lock.json"].map((path) => `:(top)${path}`);
 
 export interface HereOptions {
   /** Keeps every line of the trace. */
@@ -31,9 +33,11 @@ export async function runHere(
   };
   process.on("unhandledRejection", onStray);
   const options = { seed, seconds: cuts.seconds, traceAll, stray: () => stray, pool };
-  const result = await runSeed(options, cutPlan(planOf(seed), cuts));
-  process.off("unhandledRejection", onStray);
-  return result;
+  try {
+    return await runSeed(options, cutPlan(planOf(seed), cuts));
+  } finally {
+    process.off("unhandledRejection", onStray);
+  }
 }
 
 /** Eight hexadecimal digits. */
@@ -41,7 +45,7 @@ export function digestOf(result: RunResult): string {
   return result.digest.toString(16).padStart(8, "0");
 }
 
-/** The commit that runs, and whether files differ from it. */
+/** The commit that runs, and whether sources differ from it. */
 export function commitOf(): string {
   const cwd = dirname(fileURLToPath(import.meta.url));
   const git = (...args: string[]) =>
@@ -50,7 +54,7 @@ export function commitOf(): string {
       .trim();
   try {
     const commit = git("rev-parse", "HEAD");
-    return git("status", "--porcelain") === "" ? commit : `${commit}, changed`;
+    return git("status", "--porcelain", "--", ...SOURCES) === "" ? commit : `${commit}, changed`;
   } catch {
     return "unknown: this is no checkout";
   }
@@ -64,11 +68,22 @@ export function showLines(lines: readonly TraceLine[]): void {
 }
 
 /** Prints what failed, where, the last of what happened, and how to see it again. */
-export function showFailure(result: RunResult, cuts: Cuts): void {
+export function showFailure(result: RunResult, cuts: Cuts, commit = commitOf()): void {
   console.log(`\nseed ${result.seed} FAILED: ${result.failure}`);
-  console.log(`commit ${commitOf()}, digest ${digestOf(result)}; the last that happened:`);
+  console.log(`commit ${commit}, digest ${digestOf(result)}; the last that happened:`);
   showLines(result.trace.slice(-LAST));
-  const plain = optionsOf(cuts) === optionsOf(noCuts(60));
-  const again = `npm run sim -- --seed ${result.seed}${plain ? "" : ` ${optionsOf(cuts)}`}`;
+  const again = commandOf(result.seed, cuts);
   console.log(`again:   ${again} --trace\nsmaller: ${again} --shrink\n`);
+}
+
+/** The same of a seed that has no result: `words` say what became of its process. */
+export function showLost(seed: number, words: string, cuts: Cuts, commit: string): void {
+  console.log(`\nseed ${seed} FAILED: ${words}\ncommit ${commit}`);
+  console.log(`again:   ${commandOf(seed, cuts)} --trace\n`);
+}
+
+/** What to type to run a seed so. */
+export function commandOf(seed: number, cuts: Cuts): string {
+  const isPlain = optionsOf(cuts) === optionsOf(noCuts(60));
+  return `npm run sim -- --seed ${seed}${isPlain ? "" : ` ${optionsOf(cuts)}`}`;
 }

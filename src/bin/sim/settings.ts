@@ -10,11 +10,12 @@ export const HELP = `npm run sim -- [options]: the whole cluster in one process,
 
   --seed N       first seed (a random one); with --seeds 1 it is told in full
   --seeds N      how many (1 with --seed, else as many as fit in --minutes)
-  --minutes M    goes on for so long (1)
+  --minutes M    begins no more seeds after so long (1 without --seeds)
   --seconds S    simulated seconds of trouble of each seed (60)
   --workers W    processes (one for each core)
   --until-failure  ends at the first seed that fails, and says how many it took
   --coverage     at the end, the lines of src/ that were run (it is slower)
+  --never-run FILE  with --coverage: the lines that were not, as a list
 
 One seed (--seed N):
   --trace        prints everything that happened
@@ -28,7 +29,8 @@ What --shrink leaves out, and you can:
   --skip-troubles 3,5-7  single ones, by the numbers in the trace
   --idle-clients 0,2     clients, by their number
 
-Ends with 0: all is well; 1: a seed failed or a digest differs; 2: the options make no sense.`;
+Ends with 0: all is well; 1: a seed failed or a digest differs; 2: the options make no sense;
+130: interrupted, and until then all was well.`;
 
 export interface Settings {
   seed: number;
@@ -38,6 +40,8 @@ export interface Settings {
   untilFailure: boolean;
   trace: boolean;
   coverage: boolean;
+  /** Path of a file to write, or "". */
+  neverRun: string;
   shrink: boolean;
   /** Path of a file to write, or "". */
   picture: string;
@@ -56,6 +60,7 @@ const OPTIONS = {
   workers: TEXT,
   picture: TEXT,
   replay: TEXT,
+  "never-run": TEXT,
   without: TEXT,
   "first-troubles": TEXT,
   "skip-troubles": TEXT,
@@ -67,36 +72,66 @@ const OPTIONS = {
   help: { ...SWITCH, short: "h" },
 } as const;
 
+type Values = ReturnType<typeof valuesOf>;
+
+function valuesOf(args: string[]) {
+  return parseArgs({ args, options: OPTIONS }).values;
+}
+
 /** What the arguments say; null when help is asked for. Throws with what is wrong, in words. */
 export function settingsOf(args: string[]): Settings | null {
-  const { values } = parseArgs({ args, options: OPTIONS });
+  const values = valuesOf(args);
   if (values.help) return null;
   const replay = replayOf(values.replay);
+  const isAboutOne = checkTogether(values);
   const seedWords = replay === null ? values.seed : String(replay.seed);
-  const needsOne = replay !== null || values.shrink || values.picture !== undefined;
-  if (needsOne && seedWords === undefined) {
-    throw new Error("--picture and --shrink are about one seed: say --seed N");
-  }
-  const isSingle = needsOne || (seedWords !== undefined && values.minutes === undefined);
+  const isSingle = isAboutOne || (seedWords !== undefined && values.minutes === undefined);
+  const all = values.seeds === undefined ? 1 : Number.POSITIVE_INFINITY;
   return {
-    seed: number("seed", seedWords, Math.floor(Math.random() * 2 ** 31)),
-    seeds: needsOne ? 1 : number("seeds", values.seeds, isSingle ? 1 : Number.MAX_SAFE_INTEGER),
-    minutes: number("minutes", values.minutes, 1),
-    workers: Math.max(1, number("workers", values.workers, availableParallelism())),
+    seed: whole("seed", seedWords, Math.floor(Math.random() * 2 ** 31)),
+    seeds: whole("seeds", values.seeds, isSingle ? 1 : Number.MAX_SAFE_INTEGER, 1),
+    minutes: number("minutes", values.minutes, isSingle ? Number.POSITIVE_INFINITY : all),
+    workers: whole("workers", values.workers, availableParallelism(), 1),
     untilFailure: values["until-failure"],
     trace: values.trace,
     coverage: values.coverage,
+    neverRun: values["never-run"] ?? "",
     shrink: values.shrink,
-    picture: values.picture ?? "",
+    picture: pictureOf(values.picture),
     replay: replay?.digest ?? null,
     cuts: {
-      ...noCuts(number("seconds", values.seconds, 60)),
+      ...noCuts(whole("seconds", values.seconds, 60, 1)),
       without: kindsOf(values.without),
-      firstTroubles: number("first-troubles", values["first-troubles"], Number.POSITIVE_INFINITY),
+      firstTroubles: whole("first-troubles", values["first-troubles"], Number.POSITIVE_INFINITY),
       skip: list("skip-troubles", values["skip-troubles"]),
       idle: list("idle-clients", values["idle-clients"]),
     },
   };
+}
+
+/** Refuses options that say nothing together; true when they are about one seed. */
+function checkTogether(values: Values): boolean {
+  const one = (["trace", "picture", "replay", "shrink"] as const).find((name) => values[name]);
+  const many = (["minutes", "workers", "until-failure", "coverage"] as const).find(
+    (name) => values[name],
+  );
+  if (values["never-run"] !== undefined && !values.coverage) {
+    throw new Error("--never-run is a part of --coverage: say both");
+  }
+  if (one === undefined) return false;
+  if (many !== undefined || (values.seeds ?? "1") !== "1") {
+    throw new Error(`--${one} is about one seed, --${many ?? "seeds"} about many`);
+  }
+  if (values.replay !== undefined) {
+    const other = (["seed", "picture", "shrink"] as const).find((name) => values[name]);
+    if (other !== undefined) throw new Error(`--replay and --${other} do not go together`);
+  } else if (values.seed === undefined) {
+    throw new Error(`--${one} is about one seed: say --seed N`);
+  }
+  if (values.shrink && (values.trace || values.picture !== undefined)) {
+    throw new Error("--shrink ends with what to run: --trace and --picture go with that");
+  }
+  return true;
 }
 
 function number(name: string, words: string | undefined, none: number): number {
@@ -104,6 +139,18 @@ function number(name: string, words: string | undefined, none: number): number {
   const value = Number(words);
   if (words.trim() !== "" && Number.isFinite(value) && value >= 0) return value;
   throw new Error(`--${name} ${words} is not a number`);
+}
+
+/** A whole number of at least `least`. */
+function whole(name: string, words: string | undefined, none: number, least = 0): number {
+  const value = number(name, words, none);
+  if (words === undefined || (Number.isSafeInteger(value) && value >= least)) return value;
+  throw new Error(`--${name} ${words}: a whole number from ${least} on is expected`);
+}
+
+function pictureOf(path: string | undefined): string {
+  if (path === undefined || /\.(svg|html?)$/.test(path)) return path ?? "";
+  throw new Error(`--picture ${path}: a name that ends in .svg or .html is expected`);
 }
 
 function list(name: string, words: string | undefined): number[] {
