@@ -398,7 +398,8 @@ export class SimTransport implements Transport, SocketOwner {
   /** What epoll would report of a socket. */
   #look(socket: SimSocket): void {
     if (socket.state === SocketState.Connecting) {
-      this.#finishConnect(socket);
+      if (this.#inbox.isFull) this.ready(socket);
+      else this.#finishConnect(socket);
       return;
     }
     if (socket.waitsForRoom && !socket.staged) this.#sendNow(socket);
