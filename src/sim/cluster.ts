@@ -45,6 +45,7 @@ export interface ClusterOptions {
   readCacheBytes: number;
   asdBytes: number;
   lostAfterMs: number;
+  gcIntervalMs: number;
 }
 
 /** A cluster of its own kind. */
@@ -73,6 +74,7 @@ export function someCluster(dice: Dice): ClusterOptions {
     readCacheBytes: dice.pick([0, 4]) * MIB,
     asdBytes: GIB,
     lostAfterMs: dice.pick([5_000, 600_000]),
+    gcIntervalMs: dice.pick([1_000, 4_000, 15_000]),
   };
 }
 
@@ -292,6 +294,7 @@ export class SimCluster {
         cluster: this.uuid,
         registry: REGISTRY,
         lostAfterMs: this.options.lostAfterMs,
+        gcIntervalMs: this.options.gcIntervalMs,
       });
       this.proxies.push(new SimProcess(spec));
     }

@@ -18,6 +18,7 @@ import { Meter } from "./meter.js";
 import { Nemesis, type NemesisOptions, someTroubles, type TroubleKind } from "./nemesis.js";
 import { Scene } from "./scene.js";
 import type { TraceLine } from "./trace.js";
+import { Witness } from "./witness.js";
 import { type Habits, someHabits, Workload } from "./workload.js";
 
 /** With faults healed everything must be well within this time. */
@@ -202,6 +203,11 @@ class Run {
     const sleep = (ms: number) =>
       new Promise<void>((resolve) => void timeline.after(ms, null, resolve));
     await this.#cluster.start();
+    new Witness({
+      registry: this.#cluster.operator,
+      timeline,
+      onViolation: (words) => this.#fail(words),
+    }).start();
     for (const client of this.#clients) client.start();
     this.#nemesis.start();
     this.#chores.start();

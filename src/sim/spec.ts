@@ -104,9 +104,14 @@ export interface ServiceOptions {
   lostAfterMs: number;
 }
 
+export interface ProxySpecOptions extends ServiceOptions {
+  /** Between two collections of garbage; minutes in earnest. */
+  gcIntervalMs: number;
+}
+
 /** A proxy. */
-export function proxySpec(host: SimHost, address: Address, options: ServiceOptions): Spec {
-  const { name, cluster, lostAfterMs } = options;
+export function proxySpec(host: SimHost, address: Address, options: ProxySpecOptions): Spec {
+  const { name, cluster, lostAfterMs, gcIntervalMs } = options;
   const make = (life: Life): Running => {
     const world = new SimWorld(host, life, { arenaBytes: 96 * MIB, receivePoolBytes: 8 * MIB });
     const registry = new RegistryClient(world, {
@@ -126,7 +131,7 @@ export function proxySpec(host: SimHost, address: Address, options: ServiceOptio
       decodeBytes: 4 * MIB,
       repairBytes: 8 * MIB,
       lostAfterMs,
-      gcIntervalMs: 15_000,
+      gcIntervalMs,
     });
     return {
       start: () => proxy.start(),

@@ -54,6 +54,7 @@ const CLUSTER: ClusterOptions = {
   readCacheBytes: 0,
   asdBytes: 256 * MIB,
   lostAfterMs: 600_000,
+  gcIntervalMs: 15_000,
 };
 const BACK_MS = 300;
 const LIMIT_MS = 120_000;

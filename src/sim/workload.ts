@@ -56,6 +56,8 @@ export interface Habits {
   bytesMax: number;
   /** Share of the vDisk that most requests go to. */
   hotShare: number;
+  /** Requests that seek the clusters of one that is under way. */
+  clashShare: number;
 }
 
 /** A client of its own kind: each seed has other weights. */
@@ -74,6 +76,7 @@ export function someHabits(dice: Dice, perSecond: number): Habits {
     partialShare: some(0.4),
     bytesMax: dice.pick([4096, 16_384, 65_536, 262_144]),
     hotShare: dice.pick([0.01, 0.1, 1]),
+    clashShare: dice.pick([0, 0, 0.1, 0.4]),
   };
 }
 
@@ -83,6 +86,9 @@ const RETRY_MS = 50;
 /** How soon it looks again when it may not make a request now. */
 const FULL_MS = 10;
 const HOT = 0.8;
+/** A cluster's. */
+const CLASH_UNITS = 8;
+const NOWHERE = { first: 0, count: 0 };
 
 /** A request by its units of 512 bytes; both 0 for a flush. */
 export interface ScriptedRequest {
@@ -95,6 +101,9 @@ export interface ScriptedRequest {
 
 interface Flight {
   kind: "read" | "write" | "flush";
+  /** Its units; none of a flush. */
+  first: number;
+  count: number;
   beganMs: number;
   /** Called when it will never be answered. */
   onLost: () => void;
@@ -338,6 +347,7 @@ export class Workload {
   #range(): { first: number; count: number } {
     const { dice, habits } = this.#options;
     const sizeBytes = this.#sizeBytes;
+    if (dice.chance(habits.clashShare) && this.#flights.size > 0) return this.#clash();
     const step = dice.chance(habits.partialShare) ? UNIT_BYTES : 4096;
     const hot = dice.chance(HOT) ? habits.hotShare : 1;
     const places = Math.max(1, Math.floor((sizeBytes * hot) / step));
@@ -347,9 +357,20 @@ export class Workload {
     return { first: (place * step) / UNIT_BYTES, count: (steps * step) / UNIT_BYTES };
   }
 
-  #begin(kind: Flight["kind"], onLost: () => void): number {
+  /** Units in and around the first or last cluster of a request that is under way. */
+  #clash(): { first: number; count: number } {
+    const { dice } = this.#options;
+    const { first, count } = dice.pick([...this.#flights.values()]);
+    const units = this.#sizeBytes / UNIT_BYTES;
+    const edge = dice.chance(0.5) ? first : first + Math.max(0, count - 1);
+    const begin = Math.max(0, Math.min(edge - dice.below(CLASH_UNITS), units - 1));
+    const end = Math.min(units, edge + 1 + dice.below(CLASH_UNITS));
+    return { first: begin, count: end - begin };
+  }
+
+  #begin(kind: Flight["kind"], range: { first: number; count: number }, onLost: () => void) {
     const id = ++this.#last;
-    this.#flights.set(id, { kind, beganMs: this.#options.timeline.nowMs, onLost });
+    this.#flights.set(id, { kind, ...range, beganMs: this.#options.timeline.nowMs, onLost });
     return id;
   }
 
@@ -372,7 +393,7 @@ export class Workload {
   // Of all requests: `then` hears whether it was answered without an error.
 
   #flush(then: (ok: boolean) => void): void {
-    const id = this.#begin("flush", () => then(false));
+    const id = this.#begin("flush", NOWHERE, () => then(false));
     this.history.flushBegins(id);
     this.#connection!.request(RequestKind.Flush, 0, 0, 0, null, (errno) => {
       if (!this.#end(id)) return;
@@ -393,7 +414,7 @@ export class Workload {
       then(false);
       return;
     }
-    const id = this.#begin("write", () => then(false));
+    const id = this.#begin("write", { first, count }, () => then(false));
     this.history.writeBegins(id, first, count, false);
     const data = new Uint8Array(count * UNIT_BYTES);
     fillUnits(data, id, first);
@@ -410,7 +431,7 @@ export class Workload {
       then(false);
       return;
     }
-    const id = this.#begin("write", () => then(false));
+    const id = this.#begin("write", { first, count }, () => then(false));
     this.history.writeBegins(id, first, count, true);
     this.#change(id, { kind, ...range }, null, then);
   }
@@ -441,7 +462,7 @@ export class Workload {
 
   #read(first: number, count: number, then: (ok: boolean) => void): void {
     const { name, onViolation } = this.#options;
-    const id = this.#begin("read", () => then(false));
+    const id = this.#begin("read", { first, count }, () => then(false));
     this.history.readBegins(id, first, count);
     const [offset, bytes] = [first * UNIT_BYTES, count * UNIT_BYTES];
     this.#connection!.request(RequestKind.Read, 0, offset, bytes, null, (errno, data) => {

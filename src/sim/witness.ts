@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads along what is committed in the registry, and checks what the protocols promise of it: a
+// broken rule is seen when it is broken, not when something comes of it. All that is checked only
+// grows, or is never used twice, so that events which were missed (the registry has restarted) do
+// not matter.
+
+import { missingFragments, readManifest } from "../backend/manifests.js";
+import { readNumber, widthPath } from "../backend/paths.js";
+import { toHex } from "../base/bytes.js";
+import { messageOf, StorageError } from "../base/errors.js";
+import type { Registry, RegistryEntry, WatchEvent } from "../registry/registry.js";
+import type { Manifest } from "../wire/generated/manifest.js";
+import { decodeVdiskOwner, type VdiskOwner } from "../wire/generated/vdisk.js";
+import type { Timeline } from "./timeline.js";
+
+const AGAIN_MS = 200;
+const TLOG = "tlog/";
+const OBJECT_KEY = /^\/ns\/([^/]+)\/o\/(.+)$/;
+const NUMBER_KEY = /^\/ns\/[^/]+\/(fence|gc)$/;
+const OWNER_KEY = /^\/vdisk\/[^/]+\/owner$/;
+
+export interface WitnessOptions {
+  /** Whose events it reads. */
+  registry: Registry;
+  timeline: Timeline;
+  /** Told in words which rule was broken. */
+  onViolation: (words: string) => void;
+}
+
+export class Witness {
+  readonly #options: WitnessOptions;
+  /** Fences and lowest upload epochs, by their keys. */
+  readonly #numbers = new Map<string, number>();
+  readonly #owners = new Map<string, VdiskOwner>();
+  readonly #manifests = new Map<string, Manifest>();
+  /** Where each fragment lies or lay, by its name. */
+  readonly #fragments = new Map<string, number>();
+  /** The last TLog of each namespace. */
+  readonly #tlogs = new Map<string, number>();
+  #revision = 0;
+
+  constructor(options: WitnessOptions) {
+    this.#options = options;
+  }
+
+  /** Reads along from now on. */
+  start(): void {
+    void this.#watch();
+  }
+
+  /** Events of one transaction. */
+  saw(events: readonly WatchEvent[], revision: number): void {
+    if (revision <= this.#revision) this.#broken(`revision ${revision} comes again`);
+    this.#revision = revision;
+    try {
+      for (const event of events) this.#look(event, events);
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      this.#broken(messageOf(error));
+    }
+  }
+
+  async #watch(): Promise<void> {
+    const { registry } = this.#options;
+    try {
+      await registry.watch("/", this.#revision + 1, {
+        onEvents: (events, revision) => this.saw(events, revision),
+        onEnd: (reason) => void this.#again(/compacted/.test(reason)),
+      });
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      await this.#again(false);
+    }
+  }
+
+  /** `skips`: what happened before the registry's last start is not told any more. */
+  async #again(skips: boolean): Promise<void> {
+    const { timeline } = this.#options;
+    await new Promise<void>((resolve) => void timeline.after(AGAIN_MS, null, resolve));
+    if (skips) await this.#skip();
+    await this.#watch();
+  }
+
+  async #skip(): Promise<void> {
+    try {
+      const { revision } = await this.#options.registry.range("/none/", { limit: 1 });
+      // P-C7: what was answered stays.
+      if (revision < this.#revision) this.#broken(`it was at revision ${this.#revision} before`);
+      this.#revision = revision;
+      this.#tlogs.clear();
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+    }
+  }
+
+  #look({ kind, entry }: WatchEvent, events: readonly WatchEvent[]): void {
+    const { key } = entry;
+    const [, namespace, name] = OBJECT_KEY.exec(key) ?? [];
+    if (kind === "delete") this.#manifests.delete(key);
+    else if (NUMBER_KEY.test(key)) this.#onNumber(entry);
+    else if (OWNER_KEY.test(key)) this.#onOwner(entry);
+    else if (namespace !== undefined) {
+      const manifest = readManifest(entry);
+      if (entry.version === 1) this.#onCommit(namespace, name!, manifest, events);
+      this.#onManifest(key, manifest);
+    }
+  }
+
+  /** P-C5, P-C6: a fence and a lowest upload epoch only grow. */
+  #onNumber({ key, value }: RegistryEntry): void {
+    const [before, now] = [this.#numbers.get(key) ?? 0, readNumber(value, key)];
+    if (now < before) this.#broken(`${key} falls from ${before} to ${now}`);
+    this.#numbers.set(key, now);
+  }
+
+  /** P-A4: each start of service takes a new epoch. */
+  #onOwner({ key, value }: RegistryEntry): void {
+    const [before, now] = [this.#owners.get(key), decodeVdiskOwner(value)];
+    if (before !== undefined) {
+      const isSame = toHex(before.incarnation) === toHex(now.incarnation);
+      if (now.epoch < before.epoch || (now.epoch === before.epoch && !isSame)) {
+        this.#broken(`${key} goes from epoch ${before.epoch} to ${now.epoch}`);
+      }
+    }
+    this.#owners.set(key, now);
+  }
+
+  #onCommit(
+    namespace: string,
+    name: string,
+    manifest: Manifest,
+    events: readonly WatchEvent[],
+  ): void {
+    const { ownerEpoch, gcEpoch, policy, fragments } = manifest;
+    const fence = this.#numbers.get(`/ns/${namespace}/fence`) ?? 0;
+    const gc = this.#numbers.get(`/ns/${namespace}/gc`) ?? 0;
+    if (ownerEpoch < fence) {
+      this.#broken(`${name} is committed by owner epoch ${ownerEpoch}, the fence is ${fence}`);
+    }
+    if (gcEpoch < gc) this.#broken(`${name} is committed by upload epoch ${gcEpoch}, gc is ${gc}`);
+    const there = fragments.filter(({ osd }) => osd !== 0).length;
+    if (there < policy.c && manifest.inline.byteLength === 0) {
+      this.#broken(`${name} is committed with ${there} fragments of ${policy.c}`);
+    }
+    const width = widthPath(namespace, name);
+    const isNoted = events.some(({ kind, entry }) => kind === "put" && entry.key === width);
+    if (missingFragments(manifest).length > 0 && !isNoted) {
+      this.#broken(`${name} is committed with ${there} fragments, and nobody is told`);
+    }
+    if (name.startsWith(TLOG)) this.#onTlog(namespace, name);
+  }
+
+  /** P-A9: TLogs are numbered without gaps. */
+  #onTlog(namespace: string, name: string): void {
+    const number = Number.parseInt(name.slice(TLOG.length), 16);
+    const last = this.#tlogs.get(namespace);
+    if (last !== undefined && number !== last + 1) {
+      this.#broken(`TLog ${number} of ${namespace} comes after ${last}`);
+    }
+    this.#tlogs.set(namespace, number);
+  }
+
+  /**
+   * P-C6: a fragment's name is never used twice, its version only grows. An OSD has no more of
+   * them than the policy's x.
+   */
+  #onManifest(key: string, manifest: Manifest): void {
+    const before = this.#manifests.get(key);
+    const id = toHex(manifest.objectId);
+    const isSame = before !== undefined && toHex(before.objectId) === id;
+    const perOsd = new Map<number, number>();
+    for (const [f, { osd, version }] of manifest.fragments.entries()) {
+      if (osd === 0) continue;
+      perOsd.set(osd, (perOsd.get(osd) ?? 0) + 1);
+      const name = `${id}/${f}/${version}`;
+      const place = this.#fragments.get(name) ?? osd;
+      if (place !== osd) this.#broken(`${key}: fragment ${name} is on OSD ${osd}, was on ${place}`);
+      this.#fragments.set(name, osd);
+      const old = isSame ? before.fragments[f]!.version : 0;
+      if (version < old)
+        this.#broken(`${key}: fragment ${f} goes from version ${old} to ${version}`);
+    }
+    const most = Math.max(0, ...perOsd.values());
+    if (most > manifest.policy.x) this.#broken(`${key} has ${most} fragments on one OSD`);
+    this.#manifests.set(key, manifest);
+  }
+
+  #broken(words: string): void {
+    this.#options.onViolation(`the registry, revision ${this.#revision}: ${words}`);
+  }
+}
