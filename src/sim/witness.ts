@@ -88,6 +88,7 @@ export class Witness {
       if (revision < this.#revision) this.#broken(`it was at revision ${this.#revision} before`);
       this.#revision = revision;
       this.#tlogs.clear();
+      this.#numbers.clear();
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
     }
@@ -132,9 +133,10 @@ export class Witness {
     events: readonly WatchEvent[],
   ): void {
     const { ownerEpoch, gcEpoch, policy, fragments } = manifest;
-    const fence = this.#numbers.get(`/ns/${namespace}/fence`) ?? 0;
+    const fence = this.#numbers.get(`/ns/${namespace}/fence`) ?? ownerEpoch;
     const gc = this.#numbers.get(`/ns/${namespace}/gc`) ?? 0;
-    if (ownerEpoch < fence) {
+    // P-C5: whoever owns has raised it first.
+    if (ownerEpoch !== fence) {
       this.#broken(`${name} is committed by owner epoch ${ownerEpoch}, the fence is ${fence}`);
     }
     if (gcEpoch < gc) this.#broken(`${name} is committed by upload epoch ${gcEpoch}, gc is ${gc}`);

@@ -63,6 +63,24 @@ export const BUGS = [
     replace: "this.journal.free(this.writer.committed);",
   },
   {
+    name: "a TLog is committed before its data",
+    rule: "A1",
+    file: "src/volume/destage.ts",
+    find:
+      "    try {\n" +
+      "      const put = await settleAll(built.map((sco) => this.persist(() => this.putSco(sco))));\n" +
+      "      if (put.includes(null)) return false;\n" +
+      "      for (const sco of built) await this.#cache(sco);\n" +
+      "      return true;\n" +
+      "    } finally {\n" +
+      "      this.#builder.release(built);\n" +
+      "    }\n",
+    replace:
+      "    const puts = settleAll(built.map((sco) => this.persist(() => this.putSco(sco))));\n" +
+      "    void puts.catch(() => undefined).then(() => this.#builder.release(built));\n" +
+      "    return true;\n",
+  },
+  {
     name: "a TLog names a SCO whose upload failed",
     rule: "A1",
     file: "src/volume/destage.ts",
@@ -161,11 +179,11 @@ export const BUGS = [
     replace: "",
   },
   {
-    name: "the chain of TLogs is not compared",
-    rule: "A9",
-    file: "src/volume/destage.ts",
-    find: "extras: { compares: [compare], operations:",
-    replace: "extras: { compares: [compare].slice(1), operations:",
+    name: "a new owner does not raise the fence",
+    rule: "C5",
+    file: "src/volume/open.ts",
+    find: "  else await store.raiseFence(namespace, epoch);\n",
+    replace: "",
   },
   {
     name: "the upload epoch is not compared at the commit",
@@ -236,6 +254,34 @@ export const BUGS = [
     rule: "C7",
     file: "src/registry/service.ts",
     find: "    await files.syncFolder(path); // The name `kv`.\n",
+    replace: "",
+  },
+  {
+    name: "a new owner serves before what it recovered is synced",
+    rule: "D3",
+    file: "src/volume/recovery.ts",
+    find: "    for (const segment of segments) await this.#world.disk.syncAsync(segment.file);\n",
+    replace: "",
+  },
+  {
+    name: "what is left of a cluster at the edge of a TRIM is not zeroed",
+    rule: "A7",
+    file: "src/volume/partial.ts",
+    find: "    else world.arena.bytes.fill(0, target, target + bytes);\n",
+    replace: "",
+  },
+  {
+    name: "repair writes what another fragment holds",
+    rule: "E1",
+    file: "src/backend/repair.ts",
+    find: "      fragment,\n      page: at / CLUSTER_BYTES,",
+    replace: "      fragment: (fragment + 1) % this.#view.k,\n      page: at / CLUSTER_BYTES,",
+  },
+  {
+    name: "an ASD does not sync its pages before its index",
+    rule: "ASD",
+    file: "src/asd/commit.ts",
+    find: "        if (files.size > 0) await this.#extents.sync(files);\n",
     replace: "",
   },
 ];

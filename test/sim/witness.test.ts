@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The witness of a simulation: what breaks a rule of the registry's content is told, what keeps
+// them is not.
+
+import t from "tap";
+import { fencePath, gcPath, numberValue, objectPath, widthPath } from "../../src/backend/paths.js";
+import type { Registry, WatchEvent } from "../../src/registry/registry.js";
+import { Timeline } from "../../src/sim/timeline.js";
+import { Witness } from "../../src/sim/witness.js";
+import { Compression, type Manifest, packManifest } from "../../src/wire/generated/manifest.js";
+
+const NS = "space";
+const NOTHING = new Uint8Array(0);
+
+function some(places: Array<[osd: number, version: number]>, more: Partial<Manifest> = {}) {
+  return {
+    compression: Compression.none,
+    objectId: new Uint8Array(16).fill(7),
+    uploadId: new Uint8Array(16).fill(8),
+    gcEpoch: 4,
+    ownerEpoch: 2,
+    policy: { k: 2, m: 1, c: 2, x: 1 },
+    presetVersion: 1,
+    cellBytes: 4096,
+    cellTableBytes: 0,
+    keyId: 0,
+    rawBytes: 8192,
+    storedBytes: 12_288,
+    unitBytes: 4096,
+    stripes: 1,
+    fragments: places.map(([osd, version]) => ({ osd, version })),
+    inline: NOTHING,
+    ...more,
+  };
+}
+
+const put = (key: string, value: Uint8Array, version = 1): WatchEvent => {
+  const entry = { key, value, createRevision: 1, modRevision: 1, version, lease: "0" };
+  return { kind: "put", entry };
+};
+const object = (manifest: Manifest, name = "sco/1", version = 1) =>
+  put(objectPath(NS, name), packManifest(manifest), version);
+const fence = (epoch: number) => put(fencePath(NS), numberValue(epoch));
+const gc = (epoch: number) => put(gcPath(NS), numberValue(epoch));
+const WHOLE: Array<[number, number]> = [
+  [1, 1],
+  [2, 1],
+  [3, 1],
+];
+const LACKING: Array<[number, number]> = [
+  [1, 1],
+  [0, 0],
+  [3, 1],
+];
+
+/** What it says of transactions, one after the other. */
+function saidOf(...transactions: WatchEvent[][]): string[] {
+  const said: string[] = [];
+  const witness = new Witness({
+    registry: null as unknown as Registry,
+    timeline: new Timeline(),
+    onViolation: (words) => said.push(words),
+  });
+  const begun = [[fence(2)], [gc(4)]];
+  let revision = 0;
+  for (const events of [...begun, ...transactions]) witness.saw(events, ++revision);
+  return said;
+}
+
+t.test("what keeps the rules is not told", (t) => {
+  t.same(saidOf([object(some(WHOLE))]), []);
+  t.same(saidOf([object(some(LACKING)), put(widthPath(NS, "sco/1"), NOTHING)]), []);
+  const repaired = some([
+    [1, 1],
+    [2, 3],
+    [4, 2],
+  ]);
+  t.same(saidOf([object(some(WHOLE))], [object(repaired, "sco/1", 2)]), []);
+  t.same(saidOf([fence(3)], [gc(9)], [object(some(WHOLE, { ownerEpoch: 3, gcEpoch: 10 }))]), []);
+  const next = some(WHOLE, { objectId: new Uint8Array(16).fill(9) });
+  t.same(saidOf([object(some(WHOLE), "tlog/1")], [object(next, "tlog/2")]), []);
+  t.end();
+});
+
+t.test("what breaks a rule is told", (t) => {
+  const one = (pattern: RegExp, ...transactions: WatchEvent[][]) => {
+    const said = saidOf(...transactions);
+    t.equal(said.length, 1, said.join("; "));
+    t.match(said[0], pattern);
+  };
+  one(/fence is 3/, [fence(3)], [object(some(WHOLE))]);
+  one(/fence is 2/, [object(some(WHOLE, { ownerEpoch: 3 }))]);
+  one(/falls from 2 to 1/, [fence(1)]);
+  one(/upload epoch 4, gc is 5/, [gc(5)], [object(some(WHOLE))]);
+  one(/nobody is told/, [object(some(LACKING))]);
+  one(/fragments of 2/, [
+    object(some([...LACKING.slice(0, 2), [0, 0]])),
+    put(widthPath(NS, "sco/1"), NOTHING),
+  ]);
+  one(
+    /was on 2/,
+    [object(some(WHOLE))],
+    [object(some([WHOLE[0]!, [4, 1], WHOLE[2]!]), "sco/1", 2)],
+  );
+  const low: Array<[number, number]> = [
+    [1, 1],
+    [2, 5],
+    [3, 1],
+  ];
+  one(/version 5 to 1/, [object(some(low))], [object(some(WHOLE), "sco/1", 2)]);
+  one(/2 fragments on one OSD/, [object(some([WHOLE[0]!, [1, 1], WHOLE[2]!]))]);
+  const other = some(WHOLE, { objectId: new Uint8Array(16).fill(9) });
+  one(/TLog 3 .* after 1/, [object(some(WHOLE), "tlog/1")], [object(other, "tlog/3")]);
+  t.end();
+});
