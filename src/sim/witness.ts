@@ -38,6 +38,8 @@ export class Witness {
   /** The last TLog of each namespace. */
   readonly #tlogs = new Map<string, number>();
   #revision = 0;
+  /** The watch that counts. */
+  #watches = 0;
 
   constructor(options: WitnessOptions) {
     this.#options = options;
@@ -60,22 +62,29 @@ export class Witness {
     }
   }
 
+  /** One watch after the other: what ends and what is refused may both be told of the same one. */
   async #watch(): Promise<void> {
-    const { registry } = this.#options;
+    const mine = ++this.#watches;
+    const goOn = (skips: boolean): void => {
+      if (mine === this.#watches) void this.#again(skips);
+    };
     try {
-      await registry.watch("/", this.#revision + 1, {
-        onEvents: (events, revision) => this.saw(events, revision),
-        onEnd: (reason) => void this.#again(/compacted/.test(reason)),
+      await this.#options.registry.watch("/", this.#revision + 1, {
+        onEvents: (events, revision) => {
+          if (mine === this.#watches) this.saw(events, revision);
+        },
+        onEnd: (reason) => goOn(/compacted/.test(reason)),
       });
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      await this.#again(false);
+      goOn(false);
     }
   }
 
   /** `skips`: what happened before the registry's last start is not told any more. */
   async #again(skips: boolean): Promise<void> {
     const { timeline } = this.#options;
+    this.#watches++;
     await new Promise<void>((resolve) => void timeline.after(AGAIN_MS, null, resolve));
     if (skips) await this.#skip();
     await this.#watch();
