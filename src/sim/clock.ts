@@ -2,6 +2,7 @@
 // The clock of a host as one process sees it: it may run fast or slow, and its wall time may be
 // wrong and jump; the monotonic one never does.
 
+import { assert } from "../base/assert.js";
 import type { Clock, Timer } from "../platform/world.js";
 import type { Life } from "./life.js";
 
@@ -37,6 +38,7 @@ export class SimClock implements Clock {
   }
 
   after(delayMs: number, work: () => void): Timer {
+    assert(!Number.isNaN(delayMs), "a delay is a number");
     return this.#life.after(Math.max(0, delayMs) / this.#time.rate, work);
   }
 

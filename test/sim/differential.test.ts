@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same random story told to the real thing and to the simulated one: the same comes of each
-// step. SEED repeats a run.
+// step. SEED repeats a run. And the contract of clocks and chance.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import t, { type Test } from "tap";
 import { MIB } from "../../src/base/units.js";
 import { createWorld } from "../../src/platform/node/world.js";
+import { SimClock } from "../../src/sim/clock.js";
 import { DiskTeller, diskStory, STORY_BYTES } from "../platform/disk.story.js";
 import { temporaryFolder } from "../platform/fixture.js";
 import { KvTeller, kvStory } from "../platform/kv.story.js";
+import { clockContract, randomContract } from "../platform/world.contract.js";
 import { Host } from "./host.js";
 
 t.setTimeout(280_000);
@@ -16,6 +18,8 @@ t.setTimeout(280_000);
 const SEED = Number(process.env.SEED ?? Date.now() % 1e9);
 const DISK_STORIES = 6;
 const DISK_STEPS = 250;
+/** Clocks of hosts run fast or slow. */
+const RATES = [1, 0.997, 1.003];
 
 const KV_STORIES = 6;
 const KV_STEPS = 300;
@@ -70,5 +74,17 @@ for (let i = 0; i < KV_STORIES; i++) {
       return await new KvTeller(kv, "/disk0").tell(steps);
     });
     sameLines(t, simulated, real, seed);
+  });
+}
+
+for (const rate of RATES) {
+  t.test(`clock and chance as the real world's, at a rate of ${rate} (SEED=${SEED})`, async (t) => {
+    const host = new Host(SEED);
+    const { life } = host.start();
+    const clock = new SimClock(life, { rate, originMs: 7e9, skewMs: 3 });
+    await host.during(async () => {
+      await clockContract(t, clock);
+      await randomContract(t, host.dice.fork("contract"));
+    });
   });
 }

@@ -58,6 +58,9 @@ export interface NodeWorld extends World {
 
 const ARENA_BYTES_DEFAULT = 64 * MIB;
 
+/** A timeout of the runtime that is longer comes at once. */
+const TIMEOUT_MAX_MS = 2 ** 31 - 1;
+
 /** Makes the world of this thread. */
 export function createWorld(options: WorldOptions): NodeWorld {
   return new RealWorld(options);
@@ -155,8 +158,7 @@ class NodeClock implements Clock {
   }
 
   after(delayMs: number, work: () => void): Timer {
-    const timer = setTimeout(work, delayMs);
-    return { cancel: () => clearTimeout(timer) };
+    return new NodeTimer(delayMs, work);
   }
 
   immediate(work: () => void): void {
@@ -164,7 +166,38 @@ class NodeClock implements Clock {
   }
 
   async sleep(delayMs: number): Promise<void> {
-    await new Promise<void>((resolve) => void setTimeout(resolve, delayMs));
+    await new Promise<void>((resolve) => void this.after(delayMs, resolve));
+  }
+}
+
+/**
+ * The runtime's timers may come up to a millisecond early, and those that are weeks away at once;
+ * these do not.
+ */
+class NodeTimer implements Timer {
+  readonly #dueMs: number;
+  readonly #work: () => void;
+  #timer: NodeJS.Timeout;
+
+  constructor(delayMs: number, work: () => void) {
+    assert(!Number.isNaN(delayMs), "a delay is a number");
+    this.#dueMs = performance.now() + delayMs;
+    this.#work = work;
+    this.#timer = this.#wait(delayMs);
+  }
+
+  cancel(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #wait(delayMs: number): NodeJS.Timeout {
+    return setTimeout(() => this.#onTime(), Math.min(Math.ceil(delayMs), TIMEOUT_MAX_MS));
+  }
+
+  #onTime(): void {
+    const leftMs = this.#dueMs - performance.now();
+    if (leftMs > 0) this.#timer = this.#wait(leftMs);
+    else this.#work();
   }
 }
 
