@@ -23,7 +23,7 @@ import {
   decodeAsdMultiGetReply,
   encodeAsdApply,
 } from "../wire/generated/asd.js";
-import { type AsdReadHandler, type AsdReads, FastReads } from "./fastreads.js";
+import { type AsdReadHandler, type AsdReads, FastReads, type ReadNotes } from "./fastreads.js";
 import { inlineCrc } from "./index.js";
 import {
   ASD_ROLE,
@@ -144,7 +144,7 @@ export class AsdClient {
       ...(options.onUp ? { onUp: options.onUp } : {}),
       ...(options.onDown ? { onDown: options.onDown } : {}),
     });
-    this.#fast = new FastReads(world, this.#rpc, {
+    const notes: ReadNotes = {
       flags: (flags) => this.#noteFlags(flags),
       took: (ms) => {
         this.failures = 0;
@@ -154,7 +154,8 @@ export class AsdClient {
       corrupt: () => {
         this.corruptPages++;
       },
-    });
+    };
+    this.#fast = new FastReads(world, this.#rpc, notes, this.#meta);
   }
 
   /** Begins to connect without waiting for a call. */

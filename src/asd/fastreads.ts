@@ -65,14 +65,22 @@ export class FastReads implements AnswerHandler {
   readonly #notes: ReadNotes;
   readonly #slots: Slot[] = [];
   readonly #free: number[] = [];
-  readonly #meta = new Uint8Array(META_BYTES_MAX);
-  readonly #view = new DataView(this.#meta.buffer);
+  readonly #meta: Uint8Array;
+  readonly #view: DataView;
   readonly #statuses = new Uint8Array(ASD_PARTS_MAX);
   readonly #crcs = new Uint32Array(ASD_READ_PAGES_MAX);
   readonly #crcBytes = new Uint8Array(this.#crcs.buffer);
 
-  constructor(world: Pick<World, "clock" | "network" | "codec">, rpc: RpcClient, notes: ReadNotes) {
+  /** `meta`: room for the meta of one request, for the duration of a call. */
+  constructor(
+    world: Pick<World, "clock" | "network" | "codec">,
+    rpc: RpcClient,
+    notes: ReadNotes,
+    meta: Uint8Array,
+  ) {
     this.#world = world;
+    this.#meta = meta;
+    this.#view = new DataView(meta.buffer, meta.byteOffset, meta.byteLength);
     this.#rpc = rpc;
     this.#notes = notes;
   }

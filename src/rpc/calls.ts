@@ -2,7 +2,8 @@
 // The table of a client's calls: one slot each, its state in typed arrays, so that a call makes no
 // object. A slot is Waiting (for a connection or for room), Sent, or Expired (its time is over, but
 // memory is still lent until the connection has ended). Request ids are slot + table size × n, so
-// an answer finds its slot by a remainder, and a late one is told from a newer call's.
+// an answer finds its slot by a remainder, and a late one is told from a newer call's. Memory for
+// the slots is taken when they are needed for the first time: most clients have few calls at once.
 
 import { assert } from "../base/assert.js";
 import type { Segments } from "../platform/network.js";
@@ -26,26 +27,32 @@ export interface AnswerHandler {
   ): void;
 }
 
+/** Slots that a table begins with. */
+const CAPACITY_FIRST = 32;
+
 export class CallTable {
+  /** Slots that there may be. */
   readonly size: number;
-  readonly ids: Float64Array;
-  readonly deadlines: Float64Array;
-  readonly state: Uint8Array;
-  readonly operations: Uint16Array;
-  readonly priorities: Uint8Array;
+  /** Slots that have memory: those from here on are free. */
+  capacity = 0;
+  ids = new Float64Array(0);
+  deadlines = new Float64Array(0);
+  state = new Uint8Array(0);
+  operations = new Uint16Array(0);
+  priorities = new Uint8Array(0);
   /** 1 while the network borrows the call's payload. */
-  readonly lent: Uint8Array;
+  lent = new Uint8Array(0);
   /** 1 when a call has got more time because its answer was arriving. */
-  readonly graceGiven: Uint8Array;
-  readonly tokens: Float64Array;
-  readonly handlers: Array<AnswerHandler | null>;
+  graceGiven = new Uint8Array(0);
+  tokens = new Float64Array(0);
+  readonly handlers: Array<AnswerHandler | null> = [];
   /** Of waiting calls: copies, because the caller may use its own again. */
-  readonly metas: Array<Uint8Array | null>;
-  readonly payloads: Array<Segments | null>;
-  readonly intos: Array<Segments | null>;
-  readonly #free: Uint16Array;
-  #freeCount: number;
-  readonly #waiting: Uint16Array;
+  readonly metas: Array<Uint8Array | null> = [];
+  readonly payloads: Array<Segments | null> = [];
+  readonly intos: Array<Segments | null> = [];
+  #free = new Uint16Array(0);
+  #freeCount = 0;
+  #waiting = new Uint16Array(0);
   #waitingFirst = 0;
   #waitingCount = 0;
   #serial = 0;
@@ -53,27 +60,12 @@ export class CallTable {
   constructor(size: number) {
     assert(size > 0 && size <= 65_536, "slots fit 16 bits");
     this.size = size;
-    this.ids = new Float64Array(size);
-    this.deadlines = new Float64Array(size);
-    this.state = new Uint8Array(size);
-    this.operations = new Uint16Array(size);
-    this.priorities = new Uint8Array(size);
-    this.lent = new Uint8Array(size);
-    this.graceGiven = new Uint8Array(size);
-    this.tokens = new Float64Array(size);
-    this.handlers = new Array<AnswerHandler | null>(size).fill(null);
-    this.metas = new Array<Uint8Array | null>(size).fill(null);
-    this.payloads = new Array<Segments | null>(size).fill(null);
-    this.intos = new Array<Segments | null>(size).fill(null);
-    this.#free = new Uint16Array(size);
-    for (let i = 0; i < size; i++) this.#free[i] = size - 1 - i;
-    this.#freeCount = size;
-    this.#waiting = new Uint16Array(size);
+    this.#grow(Math.min(size, CAPACITY_FIRST));
   }
 
   /** Slots that are not free, in whatever state. */
   get used(): number {
-    return this.size - this.#freeCount;
+    return this.capacity - this.#freeCount;
   }
 
   /** Calls in the line for a connection or for room. */
@@ -83,7 +75,10 @@ export class CallTable {
 
   /** Takes a free slot with a fresh request id (never 0: that one is rpc's own); -1: none. */
   take(): number {
-    if (this.#freeCount === 0) return -1;
+    if (this.#freeCount === 0) {
+      if (this.capacity === this.size) return -1;
+      this.#grow(Math.min(this.size, 2 * this.capacity));
+    }
     const slot = this.#free[--this.#freeCount]!;
     assert(this.state[slot] === CallState.Free, "a free slot is free");
     this.#serial++;
@@ -117,16 +112,16 @@ export class CallTable {
   /** Puts a call at the end of the line. */
   wait(slot: number): void {
     this.state[slot] = CallState.Waiting;
-    this.#waiting[(this.#waitingFirst + this.#waitingCount) % this.size] = slot;
+    this.#waiting[(this.#waitingFirst + this.#waitingCount) % this.capacity] = slot;
     this.#waitingCount++;
-    assert(this.#waitingCount <= this.size, "a call waits once");
+    assert(this.#waitingCount <= this.capacity, "a call waits once");
   }
 
   /** The longest waiting call, taken out of the line; -1: none. */
   nextWaiting(): number {
     if (this.#waitingCount === 0) return -1;
     const slot = this.#waiting[this.#waitingFirst]!;
-    this.#waitingFirst = (this.#waitingFirst + 1) % this.size;
+    this.#waitingFirst = (this.#waitingFirst + 1) % this.capacity;
     this.#waitingCount--;
     return slot;
   }
@@ -135,11 +130,44 @@ export class CallTable {
   unwait(slot: number): void {
     let found = false;
     for (let i = 0; i < this.#waitingCount; i++) {
-      const at = (this.#waitingFirst + i) % this.size;
-      if (found) this.#waiting[(at + this.size - 1) % this.size] = this.#waiting[at]!;
+      const at = (this.#waitingFirst + i) % this.capacity;
+      if (found) this.#waiting[(at + this.capacity - 1) % this.capacity] = this.#waiting[at]!;
       else found = this.#waiting[at] === slot;
     }
     assert(found, "a waiting call stands in the line");
     this.#waitingCount--;
   }
+
+  /** Memory for so many slots, the new ones free. */
+  #grow(capacity: number): void {
+    const { capacity: before } = this;
+    const waiting = new Uint16Array(capacity);
+    for (let i = 0; i < this.#waitingCount; i++) {
+      waiting[i] = this.#waiting[(this.#waitingFirst + i) % before]!;
+    }
+    this.#waiting = waiting;
+    this.#waitingFirst = 0;
+    this.ids = grown(this.ids, new Float64Array(capacity));
+    this.deadlines = grown(this.deadlines, new Float64Array(capacity));
+    this.state = grown(this.state, new Uint8Array(capacity));
+    this.operations = grown(this.operations, new Uint16Array(capacity));
+    this.priorities = grown(this.priorities, new Uint8Array(capacity));
+    this.lent = grown(this.lent, new Uint8Array(capacity));
+    this.graceGiven = grown(this.graceGiven, new Uint8Array(capacity));
+    this.tokens = grown(this.tokens, new Float64Array(capacity));
+    this.#free = grown(this.#free, new Uint16Array(capacity));
+    for (let slot = capacity - 1; slot >= before; slot--) this.#free[this.#freeCount++] = slot;
+    for (let slot = before; slot < capacity; slot++) {
+      this.handlers.push(null);
+      this.metas.push(null);
+      this.payloads.push(null);
+      this.intos.push(null);
+    }
+    this.capacity = capacity;
+  }
+}
+
+function grown<T extends Float64Array | Uint16Array | Uint8Array>(old: T, larger: T): T {
+  larger.set(old);
+  return larger;
 }

@@ -62,7 +62,7 @@ export class RpcClient implements ConnectionHandler {
   readonly #frame: Frame;
   readonly #promised: Promised;
   readonly #greeting: Greeting;
-  readonly #sent: Array<(() => void) | null>;
+  readonly #sent: Array<(() => void) | undefined> = [];
   #state: ClientState = "idle";
   #connection: Connection | null = null;
   #inFlight = 0;
@@ -93,7 +93,6 @@ export class RpcClient implements ConnectionHandler {
     this.#frame = { kind: 0, operation: 0, status: 0, priority: 0, requestId: 0, timeoutMs: 0 };
     this.#greeting = new Greeting(world.clock);
     this.#promised = new Promised(this.#calls.size, (payload) => world.network.release(payload));
-    this.#sent = new Array<(() => void) | null>(this.#calls.size).fill(null);
     assert(this.#inFlightMax > 0 && this.#heartbeatMs > 0, "limits are positive");
   }
 
@@ -335,8 +334,8 @@ export class RpcClient implements ConnectionHandler {
 
   /** The one closure of a slot; a slot is not given back while its payload is lent. */
   #sentOf(slot: number): () => void {
-    let sent = this.#sent[slot]!;
-    if (sent === null) {
+    let sent = this.#sent[slot];
+    if (sent === undefined) {
       sent = () => {
         this.#calls.lent[slot] = 0;
       };
@@ -383,7 +382,7 @@ export class RpcClient implements ConnectionHandler {
   #failSent(): void {
     const calls = this.#calls;
     const closed = this.#state === "closed";
-    for (let slot = 0; slot < calls.size; slot++) {
+    for (let slot = 0; slot < calls.capacity; slot++) {
       const state = calls.state[slot];
       if (state === CallState.Expired)
         this.#endWith(slot, "OVS_TIMEOUT", this.#timeoutMessage(slot));
@@ -428,7 +427,7 @@ export class RpcClient implements ConnectionHandler {
     const nowMs = this.#world.clock.nowMs();
     const calls = this.#calls;
     let nextMs = Number.POSITIVE_INFINITY;
-    for (let slot = 0, left = calls.used; left > 0 && slot < calls.size; slot++) {
+    for (let slot = 0, left = calls.used; left > 0 && slot < calls.capacity; slot++) {
       const state = calls.state[slot];
       if (state !== CallState.Free) left--;
       if (state !== CallState.Waiting && state !== CallState.Sent) continue;

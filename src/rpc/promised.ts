@@ -8,24 +8,22 @@ import { errorOf, STATUS_OK } from "./status.js";
 const NO_BYTES = new Uint8Array(0);
 
 export class Promised implements AnswerHandler {
-  readonly #resolves: Array<((answer: Answer) => void) | null>;
-  readonly #rejects: Array<((error: unknown) => void) | null>;
+  readonly #resolves: Array<((answer: Answer) => void) | null> = [];
+  readonly #rejects: Array<((error: unknown) => void) | null> = [];
   readonly #free: number[] = [];
+  readonly #size: number;
   readonly #release: (payload: number) => void;
 
   /** Room for refused calls too: they end a moment later. */
   constructor(callsMax: number, release: (payload: number) => void) {
-    const size = 2 * callsMax;
+    this.#size = 2 * callsMax;
     this.#release = release;
-    this.#resolves = new Array<((answer: Answer) => void) | null>(size).fill(null);
-    this.#rejects = new Array<((error: unknown) => void) | null>(size).fill(null);
-    for (let token = size - 1; token >= 0; token--) this.#free.push(token);
   }
 
   /** A token whose `onAnswer` settles the promise; -1 when all are taken. */
   add(resolve: (answer: Answer) => void, reject: (error: unknown) => void): number {
-    const token = this.#free.pop() ?? -1;
-    if (token < 0) return -1;
+    const token = this.#free.pop() ?? this.#resolves.length;
+    if (token === this.#size) return -1;
     this.#resolves[token] = resolve;
     this.#rejects[token] = reject;
     return token;

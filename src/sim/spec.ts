@@ -52,7 +52,7 @@ export function registrySpec(
   past?: PastLimits,
 ): Spec {
   const make = (life: Life, die: (reason: string) => void): Running => {
-    const world = new SimWorld(host, life, { arenaBytes: 40 * MIB, receivePoolBytes: 4 * MIB });
+    const world = new SimWorld(host, life, { arenaBytes: 32 * MIB, receivePoolBytes: 4 * MIB });
     return new RegistryDaemon(world, {
       path: "/registry",
       address,
@@ -113,7 +113,7 @@ export interface ProxySpecOptions extends ServiceOptions {
 export function proxySpec(host: SimHost, address: Address, options: ProxySpecOptions): Spec {
   const { name, cluster, lostAfterMs, gcIntervalMs } = options;
   const make = (life: Life): Running => {
-    const world = new SimWorld(host, life, { arenaBytes: 96 * MIB, receivePoolBytes: 8 * MIB });
+    const world = new SimWorld(host, life, { arenaBytes: 68 * MIB, receivePoolBytes: 8 * MIB });
     const registry = new RegistryClient(world, {
       address: options.registry,
       cluster,
