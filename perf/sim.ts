@@ -3,6 +3,7 @@
 // with all that goes wrong in it, one seed after the other in one process.
 
 import { KIB, MIB } from "../src/base/units.js";
+import { MemoryPool } from "../src/sim/memory.js";
 import { type Plan, planOf, runSeed } from "../src/sim/run.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line } from "./lib/stats.js";
@@ -29,12 +30,13 @@ export const simRow: Row = {
       oursCpuSeconds: [],
       peersCpuSeconds: [],
     };
+    const pool = new MemoryPool();
     // The compiler's work is that of the first seeds only.
-    await runSeeds(1000, context.quick ? 1 : SEEDS);
+    await runSeeds(pool, 1000, context.quick ? 1 : SEEDS);
     for (let round = 0; round < context.rounds; round++) {
       const before = process.cpuUsage();
       const beginMs = performance.now();
-      const simulatedMs = await runSeeds(1 + round * SEEDS, context.quick ? 1 : SEEDS);
+      const simulatedMs = await runSeeds(pool, 1 + round * SEEDS, context.quick ? 1 : SEEDS);
       line.ours.push(simulatedMs / (performance.now() - beginMs));
       const { user, system } = process.cpuUsage(before);
       line.oursCpuSeconds.push((user + system) / 1e6);
@@ -44,10 +46,11 @@ export const simRow: Row = {
 };
 
 /** Answers the milliseconds that were simulated. */
-async function runSeeds(first: number, count: number): Promise<number> {
+async function runSeeds(pool: MemoryPool, first: number, count: number): Promise<number> {
   let simulatedMs = 0;
   for (let seed = first; seed < first + count; seed++) {
-    const result = await runSeed({ seed, seconds: SECONDS, traceAll: false }, planOfTwelve(seed));
+    const options = { seed, seconds: SECONDS, traceAll: false, pool };
+    const result = await runSeed(options, planOfTwelve(seed));
     if (result.failure !== "") throw new Error(`seed ${seed}: ${result.failure}`);
     simulatedMs += result.simulatedMs;
   }
