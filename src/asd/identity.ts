@@ -69,7 +69,10 @@ async function formatFolder(
 ): Promise<DiskIdentity> {
   const { files } = world.disk;
   if (!isAllowed) throw new StorageError("OVS_INVALID", `${path} is not the folder of an ASD`);
-  const found = (await files.list(path)).filter((name) => name !== "lock");
+  const all = await files.list(path);
+  // Left by a start that was killed while it wrote the identity: nothing was stored yet.
+  const halves = all.filter((name) => /^identity\.[0-9-]+\.tmp$/.test(name));
+  const found = all.filter((name) => name !== "lock" && !halves.includes(name));
   if (found.includes("index") || found.includes("extents")) {
     throw new StorageError("OVS_CORRUPT", `${path} has the data of a disk but no identity file`);
   }
@@ -88,6 +91,7 @@ async function formatFolder(
     rack: place.rack,
     node: place.node,
   };
+  for (const name of halves) await files.remove(`${path}/${name}`);
   await files.writeSmall(`${path}/identity`, packDiskIdentity(identity));
   return identity;
 }

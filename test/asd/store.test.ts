@@ -314,6 +314,21 @@ t.test("a folder of another cluster, disk, version or kind is refused", async (t
   await t.rejects(open(freshPath(), { capacityBytes: MIB }), { code: "OVS_INVALID" });
 });
 
+t.test("a folder whose formatting was killed is formatted again", async (t) => {
+  const path = `${folder.path}/half`;
+  mkdirSync(path);
+  for (const name of ["identity.7-1.tmp", "identity.1234-2.tmp"]) {
+    writeFileSync(`${path}/${name}`, "half");
+  }
+  await t.rejects(open(path, { format: false }), { code: "OVS_INVALID" });
+  const store = await open(path);
+  await store.close();
+  t.same(readdirSync(path).sort(), ["extents", "identity", "index", "lock"]);
+  writeFileSync(`${path}/identity.7-1.tmp`, "half");
+  rmSync(`${path}/identity`);
+  await t.rejects(open(path), { code: "OVS_CORRUPT" }, "a disk that has data is not formatted");
+});
+
 t.test(
   "an extent file that a crash left empty is made again; a missing one is named",
   async (t) => {
