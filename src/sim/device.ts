@@ -221,8 +221,10 @@ export class Device {
     const list: Unsynced = { pages: [], sizes: [], names: [], batches: [] };
     this.#walk((path, node) => {
       if (node.kind === "file") {
-        const tell = (page: number, count: number) => list.pages.push({ path, page, count });
-        const count = node.content.unsynced(tell);
+        const records = node.content.unsynced((page, records) => {
+          list.pages.push({ path, page, count: records.length, records });
+        });
+        const count = records.length;
         if (count > 0) list.sizes.push({ path, count });
         return;
       }

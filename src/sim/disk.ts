@@ -22,6 +22,7 @@ import { FaultKind } from "./faults.js";
 import type { ChangeRecord } from "./file.js";
 import { FILE_BYTES_MAX, SimDescriptors, SimFiles, type SimOpenFile } from "./files.js";
 import type { Kernel } from "./kernel.js";
+import type { Fate } from "./storage.js";
 
 const EIO = 5;
 const EFBIG = 27;
@@ -220,7 +221,8 @@ class SimEngine implements Engine {
       if (this.#state[slot] !== State.Pending) continue;
       this.#state[slot] = State.Done;
       if (policy === "none" || isRead(this.table.kind[slot]!)) continue;
-      if (policy === "all") this.#perform(slot, Infinity);
+      if (typeof policy === "function") this.#end(slot, policy);
+      else if (policy === "all") this.#perform(slot, Infinity);
       else if (this.#isWrite(slot) && dice.chance(LATE_CHANCE)) this.#performLate(slot);
       else if (dice.chance(0.5)) this.#perform(slot, this.#cut(slot));
     }
@@ -283,6 +285,12 @@ class SimEngine implements Engine {
       this.#descriptors.at(this.table.fd[slot]!).file.content.complete(record);
       this.#records[slot] = null;
     }
+  }
+
+  #end(slot: number, policy: (what: string, path: string) => Fate): void {
+    const { kind, fd } = this.table;
+    const fate = policy(NAMES[kind[slot] as DiskKind], this.#descriptors.at(fd[slot]!).path);
+    if (fate !== "not") this.#perform(slot, fate === "done" ? Infinity : CLUSTER_BYTES);
   }
 
   /** Bytes of a write that reach the disk when its process is killed. */

@@ -218,10 +218,15 @@ export class FileContent {
     this.#allocationChanged = false;
   }
 
-  /** Pages and changes that a power loss would ask about. */
-  unsynced(tell: (page: number, count: number) => void): number {
-    for (const [page, dirty] of this.#dirty) tell(page, dirty.versions.length);
-    return this.#changes.length;
+  /** Pages and changes of size that a power loss would ask about: who made each. */
+  unsynced(tell: (page: number, records: ChangeRecord[]) => void): ChangeRecord[] {
+    for (const [page, { versions }] of this.#dirty) {
+      tell(
+        page,
+        versions.map(({ record }) => record),
+      );
+    }
+    return this.#changes.map(({ record }) => record);
   }
 
   /** The power fails: only what is durable and what `chooser` keeps is left. */

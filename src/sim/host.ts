@@ -85,15 +85,18 @@ export class SimHost {
     life.atEnd(() => this.#lives.delete(life));
   }
 
-  /** All lives end, unsynced data are lost by chance or choice, peers see silence. */
-  powerOff(chooser?: LossChooser): void {
+  /**
+   * All lives end, unsynced data are lost by chance or choice, peers see silence. `choose` is asked
+   * when the lives have ended: what they had under way may be among the unsynced.
+   */
+  powerOff(choose?: () => LossChooser): void {
     if (!this.#isOn) return;
     this.#isOn = false;
     this.scene.count("power loss");
     this.trace.note(this.name, "loses power");
     for (const life of [...this.#lives]) life.end();
     this.net.powerOff();
-    this.storage.losePower(chooser);
+    this.storage.losePower(choose?.());
   }
 
   /** It boots. Who kept processes running there starts them again: the host does not. */

@@ -102,6 +102,10 @@ export class Kernel {
     for (const call of this.#pending) {
       const work = call.work;
       call.work = null;
+      if (typeof policy === "function") {
+        if (call.mutates && work !== null && policy(call.what, call.path) !== "not") work();
+        continue;
+      }
       const isDone = policy === "all" || (policy === "chance" && this.dice.chance(0.5));
       if (call.mutates && isDone) work?.();
     }

@@ -22,11 +22,13 @@ import {
 } from "../platform/kvbatch.js";
 import type { Device } from "./device.js";
 import { deadError, PathError } from "./device.js";
+import type { Dice } from "./dice.js";
 import { FaultKind } from "./faults.js";
 import type { Kernel } from "./kernel.js";
 import { KvContent } from "./kvcontent.js";
 import type { Folder, TreeNode } from "./names.js";
 import { compareKeys, type SortedMap } from "./sortedmap.js";
+import type { KillPolicy } from "./storage.js";
 
 const GROUP_BATCHES_MAX = 512;
 const KEYS_MAX = 65_536;
@@ -370,7 +372,7 @@ class SimKvStore extends Reader implements KvStore {
       group.isOver = true;
       const { storage, dice } = this.handle.kernel;
       const left = group.batches.length - group.applied;
-      const count = { none: 0, all: left, chance: dice.between(0, left) }[storage.killPolicy];
+      const count = this.#doneOf(left, storage.killPolicy, dice);
       for (let i = 0; i < count; i++) this.#apply(group);
     }
     this.#end();
@@ -378,6 +380,16 @@ class SimKvStore extends Reader implements KvStore {
 
   protected source(): () => SortedMap {
     return () => this.handle.content.map;
+  }
+
+  /** Batches that a killed process leaves done, of those that were left of its group. */
+  #doneOf(left: number, policy: KillPolicy, dice: Dice): number {
+    if (typeof policy === "string") {
+      return { none: 0, all: left, chance: dice.between(0, left) }[policy];
+    }
+    let count = 0;
+    while (count < left && policy("write", this.handle.path) !== "not") count++;
+    return count;
   }
 
   async #close(): Promise<void> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is left of the unsynced at a power loss: who decides it, by chance or one by one.
 
-import { assert } from "../base/assert.js";
 import type { Dice } from "./dice.js";
 
 /**
@@ -20,7 +19,8 @@ export interface LossChooser {
 
 /** What a power loss would decide about now; see LossChooser. */
 export interface Unsynced {
-  readonly pages: Array<{ path: string; page: number; count: number }>;
+  /** `records`: the operation that wrote each of the versions. */
+  readonly pages: Array<{ path: string; page: number; count: number; records: object[] }>;
   readonly sizes: Array<{ path: string; count: number }>;
   readonly names: Array<{ path: string; count: number }>;
   readonly batches: Array<{ path: string; count: number }>;
@@ -94,51 +94,5 @@ export class PlainLoss implements LossChooser {
 
   batches(_path: string, count: number): number {
     return this.#keep ? count : 0;
-  }
-}
-
-/** Ways in which a power loss can end, pages taken whole; for sweeps, which bound it. */
-export function lossesOf(unsynced: Unsynced): number {
-  let ways = 1;
-  for (const { count } of Object.values(unsynced).flat()) ways *= count + 1;
-  return ways;
-}
-
-/** The n-th of the ways in which a power loss can end, of all that `lossesOf` counts. */
-export class ChosenLoss implements LossChooser {
-  readonly #picks = new Map<string, number>();
-
-  constructor(unsynced: Unsynced, n: number) {
-    let rest = n;
-    const pick = (key: string, count: number) => {
-      this.#picks.set(key, rest % (count + 1));
-      rest = Math.floor(rest / (count + 1));
-    };
-    for (const { path, page, count } of unsynced.pages) pick(`page ${page} ${path}`, count);
-    for (const { path, count } of unsynced.sizes) pick(`sizes ${path}`, count);
-    for (const { path, count } of unsynced.names) pick(`names ${path}`, count);
-    for (const { path, count } of unsynced.batches) pick(`batches ${path}`, count);
-    assert(rest === 0, "there are so many ways");
-  }
-
-  sector(path: string, page: number, _sector: number, count: number): number {
-    return this.#picked(`page ${page} ${path}`, count);
-  }
-
-  sizes(path: string, count: number): number {
-    return this.#picked(`sizes ${path}`, count);
-  }
-
-  names(path: string, count: number): number {
-    return this.#picked(`names ${path}`, count);
-  }
-
-  batches(path: string, count: number): number {
-    return this.#picked(`batches ${path}`, count);
-  }
-
-  /** Of what only another choice brings back nothing was listed: it stays as it was synced. */
-  #picked(key: string, count: number): number {
-    return Math.min(this.#picks.get(key) ?? 0, count);
   }
 }

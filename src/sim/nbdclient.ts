@@ -65,6 +65,10 @@ export class SimNbdClient implements SocketOwner {
   #onAnswer: ((answer: Answer) => void) | null;
   #onFailed: ((reason: string) => void) | null;
 
+  get lifeName(): string {
+    return this.#options.life.name;
+  }
+
   private constructor(
     options: NbdClientOptions,
     socket: SimSocket,
@@ -236,7 +240,11 @@ export class SimNbdClient implements SocketOwner {
       if (sender.read < frame.end) break;
       const { net } = socket.host;
       sender.frames.wasRead();
-      if (!net.pass(frame, sender, "deliver", "before")) break;
+      if (!net.pass(frame, sender, "deliver", "before")) {
+        // What else had come is gone with the host's memory.
+        if (socket.host.off) this.#end("its host has lost its power");
+        break;
+      }
       this.#onFrame(frame);
       net.pass(frame, sender, "deliver", "after");
       net.bodies.give(frame.body);

@@ -60,6 +60,10 @@ export class SimNbdListener implements NbdListenerEngine, SocketOwner {
     options.life.atEnd(() => this.#close({ killed: true }));
   }
 
+  get lifeName(): string {
+    return this.#options.life.name;
+  }
+
   setExports(list: Array<string | number>): void {
     this.#exports = [];
     for (let i = 0; i < list.length; i += 4) {

@@ -99,6 +99,10 @@ export class SimNbdServer implements NbdServerEngine, SessionHost, SocketOwner {
     options.life.atEnd(() => this.#closeAll());
   }
 
+  get lifeName(): string {
+    return this.#options.life.name;
+  }
+
   // Targets.
 
   setTarget(id: number, sizeBytes: number, readOnly: boolean, alive: boolean): void {

@@ -36,6 +36,8 @@ export type Ending = (typeof Ending)[keyof typeof Ending];
 export interface SocketOwner {
   /** Something happened to the socket: it is looked at in the next wake-up. */
   ready(socket: SimSocket): void;
+  /** Of the life that has it. */
+  readonly lifeName: string;
 }
 
 export class SimSocket {

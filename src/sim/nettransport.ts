@@ -99,6 +99,10 @@ export class SimTransport implements Transport, SocketOwner {
     life.atEnd(() => this.#end());
   }
 
+  get lifeName(): string {
+    return this.#life.name;
+  }
+
   // Listeners.
 
   listenUnix(path: string): number {

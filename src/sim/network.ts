@@ -50,6 +50,8 @@ export interface FramePoint {
   frame: SimFrame;
   from: NetHost;
   to: NetHost;
+  /** Name of the life that sends it, or that gets it; "" when it is gone. */
+  life: string;
 }
 
 export class SimNet {
@@ -315,7 +317,8 @@ export class SimNet {
     if (this.hook === null) return true;
     const from = sender.host;
     const to = sender.peer.host;
-    this.hook({ number: this.#points, step, when, frame, from, to });
+    const life = (step === "depart" ? sender : sender.peer).owner?.lifeName ?? "";
+    this.hook({ number: this.#points, step, when, frame, from, to, life });
     const host = step === "depart" ? from : to;
     return !host.off && !host.frozen;
   }

@@ -8,8 +8,11 @@ import type { Device } from "./device.js";
 import { lies } from "./faults.js";
 import type { LossChooser } from "./loss.js";
 
+/** A change under way when its process is killed is not done, is done, or (a write) in part. */
+export type Fate = "not" | "done" | "part";
+
 /** What becomes of the changes that a process had asked for when it is killed. */
-export type KillPolicy = "chance" | "none" | "all";
+export type KillPolicy = "chance" | "none" | "all" | ((what: string, path: string) => Fate);
 
 /** Is called around each effect: its number, what it is ("write", "sync", …) and where. */
 export type EffectHook = (number: number, what: string, path: string) => void;

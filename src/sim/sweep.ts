@@ -1,53 +1,96 @@
 // SPDX-License-Identifier: Apache-2.0
-// The crash-point sweep: one short story (write, flush, TRIM, destage, restart) is run again and
-// again, each time with one crash more to the right: at every effect on a disk, and at every frame
-// that leaves a host or arrives. After each the contract holds, whatever of the unsynced writes the
-// disk has kept.
+// One run of the crash-point sweep: a short story of a small cluster, with crashes at given points
+// of it. A point is a change of a disk that takes effect, or a frame that leaves a host or is
+// delivered: just before it, and just after. Points are counted through the story, so that a story
+// with one crash has the same points up to it, and those of the recovery after it.
+//
+//   start ─► story, crashes ─► all is read and right ─► full width, verify clean ─► one of
+//     flush ─► all hosts lose their power and what is unsynced ─► all is read and right
+//     clean stop ─► the same, and the router's folder is lost ─► read, from the backend alone
 
+import { assert } from "../base/assert.js";
 import { messageOf, StorageError } from "../base/errors.js";
 import { KIB, MIB } from "../base/units.js";
 import { RequestKind } from "../nbd/target.js";
+import { runInTicks } from "../platform/node/ticks.js";
 import { type ClusterOptions, SimCluster } from "./cluster.js";
+import { UNIT_BYTES } from "./history.js";
 import type { SimHost } from "./host.js";
-import { ChanceLoss, ChosenLoss, type LossChooser, lossesOf, PlainLoss } from "./loss.js";
+import { Kills, Losses, unsyncedFate } from "./losses.js";
+import type { MemoryPool } from "./memory.js";
+import type { NetHost } from "./nethost.js";
+import type { FramePoint } from "./network.js";
+import type { SimProcess } from "./process.js";
 import { Scene } from "./scene.js";
+import { PrefixModel } from "./sweepmodel.js";
+import { STORIES, type Steps, type Story } from "./sweepstory.js";
 import type { TraceLine } from "./trace.js";
-import { someHabits, Workload } from "./workload.js";
+import { type ScriptedRequest, someHabits, Workload } from "./workload.js";
 
-/** Where the crash falls: before the Nth effect on a disk of the host, or the Nth frame of all. */
+/** A place in a story where a crash may fall. */
 export interface CrashPoint {
+  /** Its number in the run; from 1. */
+  at: number;
   what: "disk" | "frame";
-  /** Index in SimCluster.hosts: 0 has router, proxies and registry, the others an ASD each. */
+  when: "before" | "after";
+  /** Index in SimCluster.hosts whose disk, sender or receiver it is; 0: registry, proxy, router. */
   host: number;
-  /** Counted from the beginning of the story; from 1. */
-  number: number;
+  /** Whose frame it is; "" for changes of a disk, and for clients. */
+  process: string;
+  /** For people. */
+  text: string;
 }
 
-/**
- * `kill`: every process of the host gets SIGKILL. Else its power fails, and its disk keeps what is
- * said of what was not synced: a number is the Nth of all ways, each page whole.
- */
-export type CrashKind = "kill" | "nothing" | "everything" | "chance" | number;
+/** What dies at a point, and what becomes of its disks. */
+export interface Crash {
+  at: number;
+  /** Index of the host. */
+  host: number;
+  /** All on the host, all hosts, or the process of this name. */
+  victim: "host" | "all" | (string & {});
+  /** SIGKILL, or loss of power. */
+  kind: "kill" | "power";
+  /** Which of the ways in which it can end: of `Kills` or of `Losses`. */
+  way: number;
+}
+
+export interface SweepOptions {
+  seed: number;
+  story: string;
+  /** In the order of their points. */
+  crashes: readonly Crash[];
+  /** Keeps every line of the trace, and has one for each change of a disk. */
+  traceAll?: boolean;
+  /** Of runs that are over. */
+  pool?: MemoryPool;
+  /** An error that nobody has caught since the run began, or null. */
+  stray?: () => unknown;
+}
 
 export interface SweepResult {
   failure: string;
-  /** The crash has happened. */
-  fired: boolean;
-  /** Ways in which the loss of power could end. */
-  ways: number;
-  /** Effects on the disks of each host, and frames, in the story. */
-  effects: number[];
-  frames: number;
+  /** Of all events. */
+  digest: number;
+  /** Crashes that happened. */
+  fired: number;
+  /** Ways in which the last crash could end. */
+  ways: number[];
+  /** Of the story without crashes; else of the recovery from the last one. */
+  points: CrashPoint[];
   trace: TraceLine[];
 }
 
+/** After all that happened the vDisk still takes requests. */
+const LAST: ScriptedRequest = { kind: RequestKind.Write, first: 130, count: 3, fua: false };
+const VDISK = "vd0";
+const VDISK_BYTES = 256 * KIB;
 const CLUSTER: ClusterOptions = {
   asds: 3,
   diskHosts: 3,
   proxies: 1,
   threads: 1,
   policy: { k: 2, m: 1, c: 3, x: 1 },
-  vdisks: [{ name: "vd0", sizeBytes: MIB }],
+  vdisks: [{ name: VDISK, sizeBytes: VDISK_BYTES }],
   journalBytes: 16 * MIB,
   scoBytes: 256 * KIB,
   cacheBytes: MIB,
@@ -57,33 +100,48 @@ const CLUSTER: ClusterOptions = {
   gcIntervalMs: 15_000,
 };
 const BACK_MS = 300;
-const LIMIT_MS = 120_000;
-const LOOK_MS = 100;
+/** For one step, and for all of the run. */
+const STEP_MS = 120_000;
+const RUN_MS = 600_000;
+const LOOK_MS = 50;
+const CALL_MS = 10_000;
 
-/** Runs the story with one crash, or with none. */
-export async function sweepOnce(
-  seed: number,
-  crash: { point: CrashPoint; kind: CrashKind } | null,
-): Promise<SweepResult> {
-  return await new Sweep(seed, crash).result();
+/** Runs a story with these crashes. Never rejects for what the product did wrong. */
+export async function sweepOnce(options: SweepOptions): Promise<SweepResult> {
+  return await new Sweep(options).result();
 }
 
-class Sweep {
+class Sweep implements Steps {
   readonly #scene: Scene;
   readonly #cluster: SimCluster;
   readonly #client: Workload;
-  readonly #crash: { point: CrashPoint; kind: CrashKind } | null;
+  readonly #story: Story;
+  readonly #crashes: readonly Crash[];
+  readonly #stray: () => unknown;
+  readonly #tracesAll: boolean;
+  /** The story ends when the last crash is recovered from. */
+  readonly #isShort: boolean;
+  readonly #model = new PrefixModel(VDISK_BYTES / UNIT_BYTES);
+  readonly #values = new Uint32Array(VDISK_BYTES / UNIT_BYTES);
+  readonly #points: CrashPoint[] = [];
+  #records = false;
+  #isFinishing = false;
   #failure = "";
-  #fired = false;
-  #ways = 1;
+  #fired = 0;
+  #ways: number[] = [];
   #over = false;
-  #frames = 0;
-  #before: number[] = [];
+  #at = 0;
 
-  constructor(seed: number, crash: { point: CrashPoint; kind: CrashKind } | null) {
-    this.#scene = new Scene(seed, true);
+  constructor(options: SweepOptions) {
+    const { seed, story, crashes } = options;
+    this.#tracesAll = options.traceAll ?? false;
+    this.#scene = new Scene(seed, this.#tracesAll, options.pool);
     this.#cluster = new SimCluster(this.#scene, CLUSTER);
-    this.#crash = crash;
+    this.#crashes = crashes;
+    this.#isShort = (crashes.at(-1)?.way ?? 0) > 1;
+    this.#stray = options.stray ?? (() => null);
+    this.#story = STORIES.find(({ name }) => name === story)!;
+    assert(this.#story !== undefined, "the story is one of those that there are");
     const dice = this.#scene.dice.fork("client");
     this.#client = new Workload({
       name: "client",
@@ -91,140 +149,333 @@ class Sweep {
       trace: this.#scene.trace,
       dice,
       habits: { ...someHabits(dice, 1), depth: 0 },
-      sizeBytes: MIB,
-      connect: (onEnd) => this.#cluster.connect("vd0", onEnd),
+      sizeBytes: VDISK_BYTES,
+      connect: (onEnd) => this.#cluster.connect(VDISK, onEnd),
+      onRead: (first, values) => this.#values.set(values, first),
       onViolation: (words) => this.#fail(words),
     });
   }
 
   async result(): Promise<SweepResult> {
-    void this.#story().catch((error: unknown) => this.#broken(error));
+    const { timeline, trace, memory } = this.#scene;
+    void this.#run().catch((error: unknown) => this.#broken(error));
+    timeline.after(RUN_MS, null, () => this.#fail("it takes for ever"));
     try {
-      await this.#scene.timeline.run(() => this.#over);
+      await timeline.run(() => this.#over || this.#hasStray());
     } catch (error) {
       this.#broken(error);
     }
     if (!this.#over) this.#fail("nothing is left to happen, and it is not over");
-    const hosts = this.#cluster.hosts;
+    // What the last event has caused is over as well.
+    await runInTicks(() => false);
+    this.#hasStray();
+    memory.release();
     return {
       failure: this.#failure,
+      digest: timeline.digest,
       fired: this.#fired,
       ways: this.#ways,
-      effects: hosts.map((host, i) => host.storage.effects - (this.#before[i] ?? 0)),
-      frames: this.#frames,
-      trace: this.#failure === "" ? [] : this.#scene.trace.lines(),
+      points: this.#points,
+      trace: this.#failure === "" && !this.#tracesAll ? [] : trace.lines(),
     };
   }
 
-  async #story(): Promise<void> {
-    const cluster = this.#cluster;
-    await cluster.start();
+  #hasStray(): boolean {
+    const error = this.#stray();
+    if (error !== null) this.#broken(error);
+    return error !== null;
+  }
+
+  async #run(): Promise<void> {
+    await this.#cluster.start();
     this.#client.start();
+    await this.#story.before(this);
     this.#arm();
-    await this.#write(0, 16, false);
-    await this.#write(21, 2, false);
-    await this.#ask(RequestKind.Flush, 0, 0, false);
-    await this.#write(0, 8, false);
-    await this.#ask(RequestKind.Trim, 8, 8, false);
-    await this.#write(40, 8, true);
-    await this.#sync();
-    await this.#write(0, 24, false);
-    await this.#ask(RequestKind.WriteZeroes, 44, 8, true);
-    await this.#ask(RequestKind.Flush, 0, 0, false);
-    await cluster.router.stop();
-    cluster.router.keep();
-    await this.#write(60, 3, false);
-    await this.#sync();
+    await this.#story.tell(this);
+    await this.#readAll();
     this.#disarm();
-    await this.#client.readAll(64 * KIB);
-    await this.#clean();
+    await this.#finish();
     this.#over = true;
   }
 
-  async #write(first: number, count: number, fua: boolean): Promise<void> {
-    await this.#ask(RequestKind.Write, first, count, fua);
+  /** All that was promised is there, on the disks and in the backend alone. */
+  async #finish(): Promise<void> {
+    const cluster = this.#cluster;
+    this.#records = false;
+    this.#isFinishing = true;
+    await this.#readAll();
+    if (this.#isShort) await this.ask(LAST);
+    await this.sync();
+    await this.#nothingIsMissing();
+    await this.clean();
+    await this.#nothingIsOdd();
+    if (this.#isShort) return;
+    const losesRouter = this.#isOdd();
+    if (losesRouter) {
+      await cluster.router.stop();
+    } else {
+      await this.ask(LAST);
+      await this.ask({ kind: RequestKind.Flush, first: 0, count: 0, fua: false });
+    }
+    this.#note("the power of all hosts fails");
+    this.#powerOff(cluster.hosts, 0);
+    if (losesRouter) {
+      this.#note("the router's data are lost");
+      cluster.loseRouter();
+      cluster.router.keep();
+    }
+    await this.#readAll();
+    await this.#nothingIsOdd();
   }
 
-  async #ask(kind: number, first: number, count: number, fua: boolean): Promise<void> {
-    await this.#client.perform({ kind, first, count, fua });
+  /** Half of the runs end in one way, half in another. */
+  #isOdd(): boolean {
+    return this.#crashes.reduce((sum, { at, way }) => sum + at + way, 0) % 2 === 1;
   }
 
-  async #sync(): Promise<void> {
+  // Steps.
+
+  async ask(...requests: ScriptedRequest[]): Promise<void> {
+    await this.#ready();
+    if (this.#isEnough) return;
+    const group: Array<{ first: number; count: number; value: number }> = [];
+    let answered = 0;
+    const isDurable = requests.length === 1 && (requests[0]!.fua || isFlush(requests[0]!));
+    this.#model.begin(group);
+    const asked = requests.map((request) =>
+      this.#client.perform(request, {
+        begun: (operation) => {
+          const { kind, first, count } = request;
+          const value = kind === RequestKind.Write ? operation : 0;
+          if (!isFlush(request)) group.push({ first, count, value });
+        },
+        ended: (ok) => {
+          if (ok) answered++;
+          // At once: what dies next dies after this answer.
+          if (answered === requests.length) this.#model.answered(isDurable);
+        },
+      }),
+    );
+    await Promise.all(asked);
+    if (answered < requests.length) await this.#readAll();
+    this.#stepIsOver();
+  }
+
+  async sync(): Promise<void> {
+    if (this.#isEnough) return;
     await this.#until("a sync at full width", async () => {
-      return (await this.#cluster.routerClient.sync("vd0", 5_000)).full;
+      const answer = await this.#cluster.routerClient.sync(VDISK, CALL_MS);
+      return answer.full && answer.spareMin === CLUSTER.policy.m;
+    });
+    this.#stepIsOver();
+  }
+
+  async restart(): Promise<void> {
+    if (this.#isEnough) return;
+    await this.#cluster.router.stop();
+    this.#cluster.router.keep();
+    await this.#ready();
+    this.#stepIsOver();
+  }
+
+  async kill(): Promise<void> {
+    if (this.#isEnough) return;
+    this.#model.killed();
+    this.#cluster.router.kill("SIGKILL");
+    await this.#ready();
+    this.#stepIsOver();
+  }
+
+  async replaceDisk(asd: number): Promise<void> {
+    if (this.#isEnough) return;
+    await this.#cluster.replaceDisk(asd);
+    this.#stepIsOver();
+  }
+
+  async clean(): Promise<void> {
+    if (this.#isEnough) return;
+    await this.#until("a clean verify", async () => {
+      const report = await this.#verify(true);
+      const { missing, corrupt, misplaced, leaked, unreachable, lacking, unreadable } = report;
+      if (unreadable > 0 && unreachable === 0) throw new Error("an object cannot be read any more");
+      return missing + corrupt + misplaced + leaked + unreachable + lacking === 0;
+    });
+    this.#stepIsOver();
+  }
+
+  /** What follows was said by other runs with a crash at the same point. */
+  get #isEnough(): boolean {
+    return this.#isShort && !this.#isFinishing && this.#fired === this.#crashes.length;
+  }
+
+  /** Connected, and what a router that died has left is known. */
+  async #ready(): Promise<void> {
+    for (;;) {
+      await this.#until("a connection", async () => this.#client.isConnected);
+      if (!this.#model.isUnsure) return;
+      await this.#readAll();
+    }
+  }
+
+  /** Reads all of the vDisk, which holds what it may. */
+  async #readAll(): Promise<void> {
+    await this.#client.readAll(64 * KIB);
+    const wrong = this.#model.found(this.#values);
+    if (wrong !== "") this.#fail(wrong);
+  }
+
+  #stepIsOver(): void {
+    if (this.#fired === 0 || this.#fired < this.#crashes.length || this.#model.isUnsure) return;
+    if (this.#cluster.processes.every(({ isReady }) => isReady)) this.#records = false;
+  }
+
+  /** What was committed is on c disks, synced: here on all of them, and nothing was mended. */
+  async #nothingIsMissing(): Promise<void> {
+    await this.#until("a verify that reaches all disks", async () => {
+      const { missing, corrupt, unreadable, unreachable } = await this.#verify(false);
+      if (missing + corrupt > 0)
+        throw new Error(`after a sync: ${missing} missing, ${corrupt} bad`);
+      if (unreadable > 0 && unreachable === 0) throw new Error("an object cannot be read any more");
+      return unreachable === 0;
     });
   }
 
-  async #clean(): Promise<void> {
-    await this.#until("a clean verify", async () => {
-      const options = { namespaces: null, repair: true, leaks: true };
-      const report = await this.#cluster.backend.verify(options, 10_000);
-      const { missing, corrupt, misplaced, leaked, unreachable, lacking, unreadable } = report;
-      return missing + corrupt + misplaced + leaked + unreachable + lacking + unreadable === 0;
+  async #nothingIsOdd(): Promise<void> {
+    await this.#until("the list of vDisks", async () => {
+      for (const { name, corruptions } of await this.#cluster.routerClient.list()) {
+        if (corruptions > 0) throw new Error(`${name} counts ${corruptions} corruptions`);
+      }
+      return true;
     });
+  }
+
+  async #verify(repair: boolean) {
+    const options = { namespaces: null, repair, leaks: repair };
+    const report = await this.#cluster.backend.verify(options, CALL_MS);
+    this.#note(`verify: ${JSON.stringify(report)}`);
+    return report;
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
     const { timeline } = this.#scene;
-    const endMs = timeline.nowMs + LIMIT_MS;
+    const endMs = timeline.nowMs + STEP_MS;
     for (;;) {
       try {
         if (await holds()) return;
       } catch (error) {
         if (!(error instanceof StorageError)) throw error;
+        this.#note(`${what}: ${messageOf(error)}`);
       }
       if (timeline.nowMs > endMs) throw new Error(`it does not come to ${what}`);
       await new Promise<void>((resolve) => void timeline.after(LOOK_MS, null, resolve));
     }
   }
 
+  // Points.
+
   #arm(): void {
     const { hosts } = this.#cluster;
-    this.#before = hosts.map(({ storage }) => storage.effects);
-    const point = this.#crash?.point ?? null;
-    if (point?.what === "disk") {
-      const host = hosts[point.host]!;
-      const number = this.#before[point.host]! + point.number;
-      host.storage.beforeEffect = (effect) => {
-        if (effect === number) this.#strike(host);
+    this.#records = this.#crashes.length === 0;
+    for (const [host, { storage }] of hosts.entries()) {
+      const tell = (when: CrashPoint["when"]) => (_number: number, what: string, path: string) => {
+        this.#pass("disk", when, host, () => `${what} ${path}`);
       };
+      storage.beforeEffect = tell("before");
+      storage.afterEffect = tell("after");
     }
-    this.#scene.net.hook = ({ when }) => {
-      if (when !== "before") return;
-      this.#frames++;
-      if (point?.what === "frame" && this.#frames === point.number) {
-        this.#strike(hosts[point.host]!);
-      }
+    const indexOf = (net: NetHost) => hosts.findIndex((host) => host.net === net);
+    this.#scene.net.hook = ({ step, when, frame, from, to, life }: FramePoint) => {
+      const [own, other] = step === "depart" ? [from, to] : [to, from];
+      const host = indexOf(own) >= 0 ? indexOf(own) : indexOf(other);
+      const where = `${step} ${from.name} > ${to.name} of ${life || "nobody"}`;
+      this.#pass("frame", when, host, () => `${where}, ${frame.operation}`, life);
     };
   }
 
   #disarm(): void {
-    for (const { storage } of this.#cluster.hosts) storage.beforeEffect = null;
+    for (const { storage } of this.#cluster.hosts) {
+      storage.beforeEffect = null;
+      storage.afterEffect = null;
+    }
     this.#scene.net.hook = null;
+    this.#records = false;
   }
 
-  #strike(host: SimHost): void {
-    this.#fired = true;
-    const { kind } = this.#crash!;
-    const mine = this.#cluster.processes.filter((process) => process.spec.host === host);
-    if (kind === "kill") {
-      for (const process of mine) process.kill("SIGKILL");
+  #pass(
+    what: CrashPoint["what"],
+    when: CrashPoint["when"],
+    host: number,
+    text: () => string,
+    life = "",
+  ): void {
+    const at = ++this.#at;
+    if (this.#tracesAll && what === "disk") this.#note(`${at} ${when} ${text()}`);
+    const process = life.slice(0, Math.max(0, life.indexOf("#")));
+    if (this.#records) this.#points.push({ at, what, when, host, process, text: text() });
+    const crash = this.#crashes[this.#fired];
+    if (crash?.at !== at) return;
+    this.#fired++;
+    this.#note(`crash ${this.#fired} ${when} ${text()}`);
+    this.#strike(crash);
+    if (this.#fired === this.#crashes.length) this.#records = true;
+  }
+
+  // Crashes.
+
+  #strike({ host, victim, kind, way }: Crash): void {
+    const { hosts, processes } = this.#cluster;
+    const there = victim === "all" ? hosts : [hosts[host]!];
+    const isWhole = victim === "all" || victim === "host";
+    if (kind === "power") {
+      assert(isWhole, "power is a host's");
+      this.#ways = this.#powerOff(there, way);
       return;
     }
-    if (host === this.#cluster.front) this.#client.powerLost();
-    const unsynced = host.storage.devices[0]!.unsynced();
-    this.#ways = lossesOf(unsynced);
-    host.powerOff(typeof kind === "number" ? new ChosenLoss(unsynced, kind) : this.#chooser(kind));
-    for (const process of mine) process.powerIsGone();
-    this.#scene.timeline.after(BACK_MS, null, () => {
-      host.powerOn();
-      for (const process of mine) process.powerIsBack();
-    });
+    const mine = processes.filter(({ spec }) => there.includes(spec.host));
+    this.#kill(isWhole ? mine : mine.filter(({ name }) => name === victim), way);
   }
 
-  #chooser(kind: "nothing" | "everything" | "chance"): LossChooser {
-    if (kind === "nothing" || kind === "everything") return new PlainLoss(kind);
-    return new ChanceLoss(this.#scene.dice.fork("loss"));
+  #kill(victims: SimProcess[], way: number): void {
+    assert(victims.length > 0, "somebody is killed");
+    const kills = new Kills(way);
+    for (const victim of victims) {
+      const { storage } = victim.spec.host;
+      storage.killPolicy = kills.fate;
+      if (victim === this.#cluster.router) this.#model.killed();
+      victim.kill("SIGKILL");
+      storage.killPolicy = "chance";
+    }
+    this.#ways = kills.ways;
+  }
+
+  /** Answers the ways that there were, of the last of the hosts. */
+  #powerOff(there: readonly SimHost[], way: number): number[] {
+    const { front, processes } = this.#cluster;
+    let ways: number[] = [];
+    if (there.includes(front)) {
+      this.#client.powerLost();
+      this.#model.powerLost();
+    }
+    const mine = processes.filter(({ spec }) => there.includes(spec.host));
+    for (const host of there) {
+      host.storage.killPolicy = unsyncedFate;
+      host.powerOff(() => {
+        const losses = new Losses(host.storage.devices.map((device) => device.unsynced()));
+        ways = Array.from({ length: losses.count }, (_, n) => n);
+        return losses.chooser(way);
+      });
+      host.storage.killPolicy = "chance";
+    }
+    for (const process of mine) process.powerIsGone();
+    this.#scene.timeline.after(BACK_MS, null, () => {
+      for (const host of there) host.powerOn();
+      for (const process of mine) process.powerIsBack();
+    });
+    return ways;
+  }
+
+  #note(text: string): void {
+    this.#scene.trace.note("sweep", text);
   }
 
   #broken(error: unknown): void {
@@ -235,4 +486,8 @@ class Sweep {
     if (this.#failure === "") this.#failure = words;
     this.#over = true;
   }
+}
+
+function isFlush({ kind }: ScriptedRequest): boolean {
+  return kind === RequestKind.Flush;
 }

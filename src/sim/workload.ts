@@ -99,6 +99,16 @@ export interface ScriptedRequest {
   fua: boolean;
 }
 
+/** Who wants to know of one request. */
+export interface Hearer {
+  /** It is made, with this number. */
+  begun(operation: number): void;
+  /** Answered without an error, or not. */
+  ended(ok: boolean): void;
+}
+
+const NOBODY: Hearer = { begun: nobody, ended: nobody };
+
 interface Flight {
   kind: "read" | "write" | "flush";
   /** Its units; none of a flush. */
@@ -119,6 +129,8 @@ export interface WorkloadOptions {
   connect: Connect;
   /** Told how long an answered request took. */
   onAnswer?: (tookMs: number) => void;
+  /** Told what a read has found, unit by unit. */
+  onRead?: (first: number, values: Uint32Array) => void;
   /** The checker has found what cannot be. */
   onViolation: (words: string) => void;
 }
@@ -155,6 +167,11 @@ export class Workload {
   /** Of the vDisk, as far as this client knows. */
   get sizeBytes(): number {
     return this.#sizeBytes;
+  }
+
+  /** It could make a request now. */
+  get isConnected(): boolean {
+    return this.#connection !== null;
   }
 
   /** Its vDisk was deleted. */
@@ -304,9 +321,10 @@ export class Workload {
 
   /**
    * One request of a script, as soon as there is a connection. True when it was answered without
-   * an error; one that is lost with its connection is not made again.
+   * an error; one that is lost with its connection is not made again. `tell` hears at once of its
+   * number, which is the value that it writes, and of its end.
    */
-  async perform(request: ScriptedRequest): Promise<boolean> {
+  async perform(request: ScriptedRequest, tell: Hearer = NOBODY): Promise<boolean> {
     const { kind, first, count, fua } = request;
     while (this.#connection === null) {
       await new Promise<void>((resolve) => {
@@ -314,10 +332,15 @@ export class Workload {
       });
     }
     return await new Promise<boolean>((resolve) => {
-      if (kind === RequestKind.Flush) this.#flush(resolve);
-      else if (kind === RequestKind.Read) this.#read(first, count, resolve);
-      else if (kind === RequestKind.Write) this.#write(first, count, fua, resolve);
-      else this.#clear(kind, { first, count, fua }, resolve);
+      const then = (ok: boolean) => {
+        tell.ended(ok);
+        resolve(ok);
+      };
+      if (kind === RequestKind.Flush) this.#flush(then);
+      else if (kind === RequestKind.Read) this.#read(first, count, then);
+      else if (kind === RequestKind.Write) this.#write(first, count, fua, then);
+      else this.#clear(kind, { first, count, fua }, then);
+      tell.begun(this.#last);
     });
   }
 
@@ -469,7 +492,9 @@ export class Workload {
       if (!this.#end(id)) return;
       if (errno === 0) {
         this.acknowledged++;
-        const wrong = this.history.readEnds(id, valuesOf(data!, first));
+        const values = valuesOf(data!, first);
+        this.#options.onRead?.(first, values);
+        const wrong = this.history.readEnds(id, values);
         if (wrong) onViolation(`${name}: ${describe(wrong)}`);
       } else {
         this.#refusal(errno);
