@@ -58,6 +58,8 @@ export interface HostConfig {
   shards: number[];
   lostAfterMs: number;
   memory: HostMemory;
+  /** As `VolumeThreadOptions` has it. */
+  checkpointTlogs?: number;
   logTo: string | null;
 }
 
@@ -122,6 +124,7 @@ function shardOptions(config: HostConfig, shard: number): VolumeThreadOptions {
     journalBytes: config.journalBytes,
     destageBytes: config.memory.destageBytes,
     readPatienceMs: READ_PATIENCE_MS,
+    ...(config.checkpointTlogs === undefined ? {} : { checkpointTlogs: config.checkpointTlogs }),
   };
 }
 

@@ -64,6 +64,8 @@ export interface RouterConfig {
   lostAfterMs: number;
   /** Of each worker thread; HOST_MEMORY by default. */
   memory?: HostMemory;
+  /** As `VolumeThreadOptions` has it. */
+  checkpointTlogs?: number;
   /** Folder of the threads' logs. */
   logTo: string | null;
 }
@@ -175,6 +177,9 @@ export class RouterDaemon {
         shards: list,
         lostAfterMs: config.lostAfterMs,
         memory: config.memory ?? HOST_MEMORY,
+        ...(config.checkpointTlogs === undefined
+          ? {}
+          : { checkpointTlogs: config.checkpointTlogs }),
         logTo: config.logTo,
       };
       await this.#startHost(data);

@@ -46,6 +46,8 @@ export interface ClusterOptions {
   asdBytes: number;
   lostAfterMs: number;
   gcIntervalMs: number;
+  /** TLogs between two checkpoints; thousands in earnest. */
+  checkpointTlogs?: number;
 }
 
 /** A cluster of its own kind. */
@@ -58,6 +60,9 @@ export function someCluster(dice: Dice): ClusterOptions {
   ];
   const policy = dice.pick(policies);
   const asds = policy.k + policy.m + dice.below(3);
+  // Small SCOs are soon mostly garbage: their clusters are moved (P-F2).
+  const isSmall = dice.fork("small SCOs").chance(0.5);
+  const checkpoints = dice.fork("checkpoints");
   return {
     asds,
     diskHosts: asds,
@@ -75,6 +80,8 @@ export function someCluster(dice: Dice): ClusterOptions {
     asdBytes: GIB,
     lostAfterMs: dice.pick([5_000, 600_000]),
     gcIntervalMs: dice.pick([1_000, 4_000, 15_000]),
+    ...(isSmall ? { scoBytes: 64 * KIB } : {}),
+    ...(checkpoints.chance(0.5) ? { checkpointTlogs: checkpoints.pick([3, 10, 30]) } : {}),
   };
 }
 
@@ -133,6 +140,9 @@ export class SimCluster {
         cacheBytes: options.cacheBytes,
         readCacheBytes: options.readCacheBytes,
         scoBytes: options.scoBytes,
+        ...(options.checkpointTlogs === undefined
+          ? {}
+          : { checkpointTlogs: options.checkpointTlogs }),
       }),
     );
     this.router.onDeath = () => this.#revoke();

@@ -153,6 +153,7 @@ export interface RouterSpecOptions extends ServiceOptions {
   cacheBytes: number;
   readCacheBytes: number;
   scoBytes: number;
+  checkpointTlogs?: number;
 }
 
 /** A router with its worker threads. */
@@ -182,6 +183,9 @@ export function routerSpec(host: SimHost, options: RouterSpecOptions): Spec {
       threads: options.threads,
       lostAfterMs: options.lostAfterMs,
       memory: ROUTER_MEMORY,
+      ...(options.checkpointTlogs === undefined
+        ? {}
+        : { checkpointTlogs: options.checkpointTlogs }),
       logTo: null,
     };
     return new RouterDaemon(world, config, threads, die);

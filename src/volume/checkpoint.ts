@@ -46,8 +46,9 @@ export class Checkpointer {
     this.#tlogs++;
     this.#tlogBytes += bytes;
     if (this.#running !== null || this.#stopping) return;
+    const many = this.#volume.thread.options.checkpointTlogs ?? TLOGS_MANY;
     const isWorth = this.#tlogBytes >= Math.max(TLOG_BYTES_MIN, this.#checkpointBytes / 2);
-    if (this.#tlogs < TLOGS_FEW || (this.#tlogs < TLOGS_MANY && !isWorth)) return;
+    if (this.#tlogs < Math.min(TLOGS_FEW, many) || (this.#tlogs < many && !isWorth)) return;
     this.begin();
   }
 

@@ -44,6 +44,8 @@ export interface VolumeThreadOptions {
   readPatienceMs: number;
   /** Share of the backend's space that is free, from 0 to 1, as far as it is known; for reclaim. */
   backendFreeShare?: () => number;
+  /** TLogs since the last checkpoint that are worth one, whatever their size; 2048 by default. */
+  checkpointTlogs?: number;
 }
 
 /** What the thread calls on a volume. */
