@@ -158,7 +158,9 @@ export class NbdSlots {
       const slot = this.#slots[index]!;
       slot.offset = offset;
       slot.shift = offset % CLUSTER_BYTES;
-      slot.bytes = Math.min(end - offset, PART_BYTES - slot.shift);
+      // The last part may reach into the 33rd cluster of its slot.
+      const isRest = end - offset <= PART_BYTES;
+      slot.bytes = isRest ? end - offset : PART_BYTES - slot.shift;
       if (first === NONE) first = index;
       else this.#slots[last]!.next = index;
       slot.first = first;
