@@ -12,7 +12,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { at } from "./bootstrap/project.mjs";
 import { BUGS } from "./sim/bugs.mjs";
-import { readFound, writeFound } from "./sim/found.mjs";
+import { lineOf, readFound, writeFound } from "./sim/found.mjs";
 import { hunt, Runner } from "./sim/hunt.mjs";
 import { copyProduct, placesOf } from "./sim/plant.mjs";
 
@@ -29,7 +29,7 @@ const { values, positionals } = parseArgs({
 });
 const [seeds, first] = [Number(values.seeds), Number(values.first)];
 const wanted = BUGS.filter(({ name }) => {
-  if (values.missing && readFound()[name]) return false;
+  if (values.missing && readFound()[name]?.seeds) return false;
   return positionals.length === 0 || positionals.some((part) => name.includes(part));
 });
 const misplaced = BUGS.filter((bug) => placesOf(bug) !== 1);
@@ -49,9 +49,9 @@ async function main() {
     for (const bug of wanted) {
       const result = await hunt(bug, { folder, sound, first, seeds });
       if (result === null) missed++;
-      const cells = result === null ? ["**none**", `not in ${seeds}`] : [result.seeds, result.as];
-      console.log(`| ${[bug.name, bug.rule, ...cells].join(" | ")} |`);
-      if (values.write) writeFound({ ...readFound(), [bug.name]: result });
+      const kept = result ?? { tried: seeds };
+      console.log(lineOf(bug, kept));
+      if (values.write) writeFound({ ...readFound(), [bug.name]: kept });
     }
   } finally {
     sound.stop();

@@ -15,6 +15,10 @@ import type { Timeline } from "./timeline.js";
 
 const AGAIN_MS = 200;
 const TLOG = "tlog/";
+/** Of a registry without any content: its past begins behind it. */
+const FIRST_REVISION = 1;
+/** Of one transaction. */
+const GETS_MAX = 100;
 const OBJECT_KEY = /^\/ns\/([^/]+)\/o\/(.+)$/;
 const NUMBER_KEY = /^\/ns\/[^/]+\/(fence|gc)$/;
 const OWNER_KEY = /^\/vdisk\/[^/]+\/owner$/;
@@ -37,7 +41,7 @@ export class Witness {
   readonly #fragments = new Map<string, number>();
   /** The last TLog of each namespace. */
   readonly #tlogs = new Map<string, number>();
-  #revision = 0;
+  #revision = FIRST_REVISION;
   /** The watch that counts. */
   #watches = 0;
 
@@ -92,12 +96,16 @@ export class Witness {
 
   async #skip(): Promise<void> {
     try {
-      const { revision } = await this.#options.registry.range("/none/", { limit: 1 });
+      const keys = [...this.#numbers.keys()].slice(0, GETS_MAX);
+      const success = keys.map((key) => ({ kind: "get" as const, key }));
+      const transaction = { compares: [], success, failure: [] };
+      const { revision, entries } = await this.#options.registry.transact(transaction);
       // P-C7: what was answered stays.
       if (revision < this.#revision) this.#broken(`it was at revision ${this.#revision} before`);
       this.#revision = revision;
       this.#tlogs.clear();
       this.#numbers.clear();
+      for (const entry of entries) if (entry !== null) this.#onNumber(entry);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
     }

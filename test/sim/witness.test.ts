@@ -62,7 +62,7 @@ function saidOf(...transactions: WatchEvent[][]): string[] {
     onViolation: (words) => said.push(words),
   });
   const begun = [[fence(2)], [gc(4)]];
-  let revision = 0;
+  let revision = 1;
   for (const events of [...begun, ...transactions]) witness.saw(events, ++revision);
   return said;
 }

@@ -181,9 +181,10 @@ export const BUGS = [
   {
     name: "a new owner does not raise the fence",
     rule: "C5",
-    file: "src/volume/open.ts",
-    find: "  else await store.raiseFence(namespace, epoch);\n",
-    replace: "",
+    file: "src/backend/namespaces.ts",
+    find: '    success: [{ kind: "put", key, value }],\n    failure: [{ kind: "get", key }],\n  });\n  if (succeeded) return;\n  const fence',
+    replace:
+      '    success: [],\n    failure: [{ kind: "get", key }],\n  });\n  if (succeeded) return;\n  const fence',
   },
   {
     name: "the upload epoch is not compared at the commit",
@@ -226,7 +227,7 @@ export const BUGS = [
     rule: "ASD",
     file: "src/asd/commit.ts",
     find: "    await this.#index.write(batch);\n",
-    replace: "    void this.#index.write(batch);\n",
+    replace: "    void this.#index.write(batch).catch(() => undefined);\n",
   },
   {
     name: "an ASD frees pages that are still read",

@@ -11,7 +11,7 @@ const PAGE = at("docs/simulator.md");
 const BEGIN = "<!-- made by tools/simbugs.mjs: begin -->\n";
 const END = "<!-- made by tools/simbugs.mjs: end -->\n";
 
-/** By name: `{seed, seeds, as}`, or null for one that was not found. */
+/** By name: `{seed, seeds, as}`, or `{tried}` for one that was not found in so many seeds. */
 export function readFound() {
   return JSON.parse(readFileSync(FOUND, "utf8"));
 }
@@ -28,7 +28,9 @@ export function writeFound(found) {
 /** What is wrong with what is written down: bugs without a result, a table that differs. */
 export function staleFound() {
   const found = readFound();
-  const words = BUGS.filter(({ name }) => !found[name]).map(({ name }) => `"${name}": not found`);
+  const words = BUGS.filter(({ name }) => !found[name]?.seeds).map(
+    ({ name }) => `"${name}": not found`,
+  );
   for (const name of Object.keys(found)) {
     if (!BUGS.some((bug) => bug.name === name)) words.push(`"${name}": there is no such bug`);
   }
@@ -50,8 +52,13 @@ export function tableOf(found) {
   for (const { name, rule } of BUGS) {
     const result = found[name];
     if (result === undefined) continue;
-    const cells = result === null ? ["**none**", "not found"] : [result.seeds, result.as];
-    lines.push(`| ${[name, rule, ...cells].join(" | ")} |`);
+    lines.push(lineOf({ name, rule }, result));
   }
   return `${lines.join("\n")}\n`;
+}
+
+/** The bug's line of the table. */
+export function lineOf({ name, rule }, { seeds, as, tried }) {
+  const cells = as === undefined ? ["**none**", `not in ${tried}`] : [seeds, as];
+  return `| ${[name, rule, ...cells].join(" | ")} |`;
 }
