@@ -174,10 +174,13 @@ export class RegistryDaemon {
     const content = await files.readSmall(`${path}/identity`, IDENTITY_BYTES_MAX);
     if (content === null) {
       const names = (await files.list(path)).filter((name) => name !== "lock");
-      if (names.length > 0) {
-        const text = `${path} is no registry's folder: it holds "${names[0]}" and no identity`;
+      // What a process left that was killed while it wrote the identity does not matter.
+      const other = names.find((name) => !/^identity\.\d+-\d+\.tmp$/.test(name));
+      if (other !== undefined) {
+        const text = `${path} is no registry's folder: it holds "${other}" and no identity`;
         throw new StorageError("OVS_INVALID", text);
       }
+      for (const name of names) await files.remove(`${path}/${name}`);
       const registryUuid = this.#world.random.bytes(16);
       const identity = {
         folderVersion: REGISTRY_FOLDER_VERSION,
