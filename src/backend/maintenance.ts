@@ -16,6 +16,7 @@ import { Semaphore } from "../base/sync.js";
 import type { Timer } from "../platform/world.js";
 import type { RegistryEntry } from "../registry/registry.js";
 import { OsdState } from "../wire/generated/osd.js";
+import { VIEW_SETTLED_MS } from "./drain.js";
 import { collectGarbage, collectOrphans } from "./gc.js";
 import { readManifest } from "./manifests.js";
 import { listNamespaces } from "./namespaces.js";
@@ -33,8 +34,6 @@ const WIDTH_PER_PASS = 2000;
 const QUEUE_MAX = 10_000;
 const BACKOFF_MS_MIN = 2000;
 const BACKOFF_MS_MAX = 300_000;
-/** After this long nothing that was uploaded by an old view of the OSDs can appear (P-C5). */
-const VIEW_SETTLED_MS = 60_000;
 const ATTEMPTS_MAX = 100_000;
 /** Ticks between the passes while they find nothing. */
 const QUIET_TICKS = 5;

@@ -63,7 +63,7 @@ export type Damage = ReadonlyMap<number, number>;
 
 /** What an object needs, by what is known now. */
 export interface Needs {
-  /** Fragments to make anew. */
+  /** Fragments to make anew, first those that cannot be read. */
   wanted: number[];
   /** Losses of OSDs that the object survives without repair; negative: it cannot be read now. */
   spare: number;
@@ -72,7 +72,8 @@ export interface Needs {
 /** `preset`: of the namespace. */
 export function needsOf(host: RepairHost, manifest: Manifest, preset: string, bad: Damage): Needs {
   const { pool } = host.core;
-  const wanted: number[] = [];
+  const lost: number[] = [];
+  const moving: number[] = [];
   const kept: Place[] = [];
   let alive = 0;
   const rules = rulesOf(host, manifest, preset);
@@ -83,10 +84,11 @@ export function needsOf(host: RepairHost, manifest: Manifest, preset: string, ba
     const domain = domainOf(place, rules.domain);
     const crowd = kept.filter((other) => domainOf(other, rules.domain) === domain).length;
     const isMisplaced = crowd >= rules.x || kept.some((other) => other.id === osd);
-    if (isLost || isMisplaced || pool.isDraining(osd)) wanted.push(f);
+    if (isLost) lost.push(f);
+    else if (isMisplaced || pool.isDraining(osd)) moving.push(f);
     else kept.push(place);
   });
-  return { wanted, spare: alive - manifest.policy.k };
+  return { wanted: [...lost, ...moving], spare: alive - manifest.policy.k };
 }
 
 function rulesOf(host: RepairHost, manifest: Manifest, preset: string): PlacementRules {
@@ -156,7 +158,8 @@ class ObjectRepair {
     if (targets.length === 0) return { repaired: 0, lacking: wanted.length, raced: false };
     // As many at a time as fit half of the memory, at least one.
     const each = Math.max(1, Math.floor(this.#host.memory.bytes / 2 / this.#bytes));
-    const some = targets.slice(0, each);
+    // What is made anew is not read: those that only move are left for the others to be made from.
+    const some = targets.slice(0, Math.min(each, Math.max(1, this.#manifest.policy.m)));
     const memory = await this.#host.memory.take(some.length * this.#bytes);
     try {
       const crcs = await this.#rebuild(some, memory);

@@ -429,7 +429,10 @@ class ObjectUpload {
   async #commit(attempt: Attempt): Promise<"done" | "stale-epoch" | "stale-info"> {
     const { registry, world } = this.#host;
     const { namespace, name, extras } = this.#request;
-    const manifest = this.#manifest(attempt, (f) => attempt.isAcked(f));
+    this.#checkView();
+    const isStored = (f: number) => attempt.isAcked(f) && this.#isThere(attempt, f);
+    const manifest = this.#manifest(attempt, isStored);
+    this.#checkWidth(manifest);
     const commit = { namespace, name, manifest, infoRevision: this.#view.infoRevision, extras };
     const outcome = await commitObject(registry, world, commit, () => this.#host.isStopping());
     if (outcome.kind !== "done") return outcome.kind;
@@ -438,6 +441,21 @@ class ObjectUpload {
     // Otherwise another proxy was faster with the same upload: ours is garbage.
     if (!outcome.mine) attempt.discard(this.#host.late);
     return "done";
+  }
+
+  /** False: the OSD that has stored the fragment was declared gone meanwhile. */
+  #isThere(attempt: Attempt, f: number): boolean {
+    return this.#host.pool.get(attempt.places[f]!.id) !== null;
+  }
+
+  /** An upload may take long: what it has stored first may be gone before it has stored enough. */
+  #checkWidth({ policy, fragments }: Manifest): void {
+    const stored = fragments.filter(({ osd }) => osd !== 0).length;
+    if (stored >= policy.c) return;
+    throw new StorageError(
+      "OVS_UNAVAILABLE",
+      `${this.#request.name} has ${stored} of ${policy.c} fragments: OSDs were taken out meanwhile`,
+    );
   }
 
   #result(): PutResult {
@@ -461,7 +479,8 @@ class ObjectUpload {
     if (!equalBytes(manifest.objectId, attempt.objectId)) return;
     const places = new Map<number, { osd: number; version: number }>();
     for (let f = 0; f < attempt.places.length; f++) {
-      if (!attempt.isAcked(f) || manifest.fragments[f]!.osd !== 0) continue;
+      if (manifest.fragments[f]!.osd !== 0) continue;
+      if (!attempt.isAcked(f) || !this.#isThere(attempt, f)) continue;
       places.set(f, { osd: attempt.places[f]!.id, version: FIRST_VERSION });
     }
     if (places.size === 0) return;

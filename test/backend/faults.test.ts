@@ -3,6 +3,7 @@
 // memory; everything else is real.
 import t, { type Test } from "tap";
 import { BackendCore } from "../../src/backend/core.js";
+import { drainOsd } from "../../src/backend/drain.js";
 import { collectGarbage, collectOrphans } from "../../src/backend/gc.js";
 import { Maintenance } from "../../src/backend/maintenance.js";
 import { LateDeletes } from "../../src/backend/marks.js";
@@ -364,6 +365,57 @@ t.test("slow OSDs do not delay a commit; their fragments are entered when they c
     raced: false,
   });
   t.equal(await lab.width(), 2);
+});
+
+t.test("a commit does not count fragments on OSDs that are gone meanwhile", async (t) => {
+  const lab = await Lab.start(t);
+  for (const id of [1, 2, 3]) lab.osds.get(id)!.does.applyDelayMs = 500;
+  const uploading = lab.upload("o", 1 * MIB);
+  const isRefused = t.rejects(uploading, { code: "OVS_UNAVAILABLE" }, "4 of 5 are left");
+  while (lab.keys("f") < 3) await lab.world.clock.sleep(5);
+  for (const id of [4, 5]) await setOsdState(lab.home.registry, id, OsdState.gone);
+  await lab.core.topology.refresh();
+  await isRefused;
+});
+
+t.test("more OSDs of an object than it can lose are drained at once", async (t) => {
+  const lab = await Lab.start(t, { osds: 10 });
+  await lab.put("o", 500 * KIB);
+  await lab.isRight("o", 0, 4096);
+  const some = lab.places("o").slice(0, 4);
+  for (const { id } of some) await setOsdState(lab.home.registry, id, OsdState.draining);
+  await lab.core.topology.refresh();
+  const result = await repairObject(lab.repairs, "ns", "o", new Map());
+  t.match(result, { repaired: 4, lacking: 0 });
+  await lab.core.manifests.refresh("ns", ["o"]);
+  t.notOk(lab.places("o").some(({ id }) => some.some((other) => other.id === id)));
+  t.ok(await lab.isRight("o", 0, 500 * KIB));
+});
+
+t.test("an OSD is drained when no upload of before the mark can be under way", async (t) => {
+  const lab = await Lab.start(t);
+  const { registry } = lab.home;
+  const clock = { ...lab.world.clock, now: 1000, nowMs: () => clock.now };
+  const asked: number[] = [];
+  const sleep = async (ms: number) => {
+    clock.now += ms;
+  };
+  const counts = [0, null, 0];
+  const count = async () => {
+    asked.push(clock.now);
+    return counts.length > 1 ? counts.shift()! : counts[0]!;
+  };
+  await drainOsd({ clock: { ...clock, nowMs: clock.nowMs, sleep }, registry }, 3, count, Infinity);
+  t.ok(asked.at(-1)! >= 61_000, `the last look began at ${asked.at(-1)}`);
+  await lab.core.topology.refresh();
+  t.ok(lab.core.pool.isDraining(3));
+  const silent = drainOsd(
+    { clock: { ...clock, nowMs: clock.nowMs, sleep }, registry },
+    3,
+    async () => null,
+    clock.now + 90_000,
+  );
+  await t.rejects(silent, { code: "OVS_TIMEOUT", message: /does not answer/ });
 });
 
 t.test("repair does not use the name that a failed write of the upload has used", async (t) => {

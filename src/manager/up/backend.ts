@@ -7,6 +7,7 @@
 
 import { AsdClient, type AsdStats } from "../../asd/client.js";
 import { BackendClient, CLIENT_DEFAULTS } from "../../backend/client.js";
+import { drainOsd } from "../../backend/drain.js";
 import { formatPolicy } from "../../backend/policy.js";
 import type { ProxyStatus } from "../../backend/protocol.js";
 import { ensurePreset, registerOsd, setOsdState } from "../../backend/records.js";
@@ -26,7 +27,6 @@ export const PRESET = "default";
 const STATS_MS = 2_000;
 const VERIFY_MS = 12 * 3600 * 1000;
 const DRAIN_MS = 12 * 3600 * 1000;
-const DRAIN_LOOK_MS = 500;
 const DECODE_BYTES = 4 * MIB;
 
 interface Disk {
@@ -150,14 +150,12 @@ export class BackendDesk {
           `${formatPolicy(this.#config.policy)} needs ${k + m}: add one first`,
       );
     }
-    await setOsdState(this.#registry, info.id, OsdState.draining);
-    const untilMs = this.#world.clock.nowMs() + DRAIN_MS;
-    while ((await this.#status(info)).fragments > 0) {
-      if (this.#world.clock.nowMs() > untilMs) {
-        throw new StorageError("OVS_TIMEOUT", `${nodeOf(number)} still has fragments: try again`);
-      }
-      await this.#world.clock.sleep(DRAIN_LOOK_MS);
-    }
+    const parts = { clock: this.#world.clock, registry: this.#registry };
+    const count = async () => {
+      const { state, fragments } = await this.#status(info);
+      return state.startsWith("down") ? null : fragments;
+    };
+    await drainOsd(parts, info.id, count, parts.clock.nowMs() + DRAIN_MS);
   }
 
   /** All ASDs that are not gone, by number; those that do not answer in 2 s are down. */
