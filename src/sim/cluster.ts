@@ -5,8 +5,9 @@
 //   h0: registry, proxies, router          d0, d1, …: one ASD each, or several
 //   operator: records the disks, makes vDisks, asks for verify, revokes the leases of the dead
 
-import { AsdClient } from "../asd/client.js";
+import { AsdClient, type AsdStats } from "../asd/client.js";
 import { BackendClient, CLIENT_DEFAULTS } from "../backend/client.js";
+import { drainOsd } from "../backend/drain.js";
 import { OSD_PREFIX, osdIdOf } from "../backend/paths.js";
 import type { Policy } from "../backend/policy.js";
 import { ensurePreset, OSDS_MAX, readAll, registerOsd, setOsdState } from "../backend/records.js";
@@ -88,6 +89,9 @@ export function someCluster(dice: Dice): ClusterOptions {
 const DOMAIN = FailureDomain.disk;
 const REGISTRY = "tcp:127.1.0.1:7000";
 const CONTROL = "tcp:127.1.0.1:7100";
+const ASD_PORT = 7300;
+const MOVED_PORT = 7400;
+const DRAIN_MS = Number.POSITIVE_INFINITY;
 const NBD = "unix:/run/nbd.sock";
 const READY_MS = 60_000;
 const LOOK_MS = 20;
@@ -112,6 +116,9 @@ export class SimCluster {
   readonly #clients: Life;
   readonly #known = new Set<number>();
   readonly #diskUuids: string[] = [];
+  /** Where each ASD listens. */
+  readonly #addresses: string[] = [];
+  #moves = 0;
 
   constructor(scene: Scene, options: ClusterOptions) {
     this.scene = scene;
@@ -248,14 +255,67 @@ export class SimCluster {
     this.scene.trace.note("operator", `${asd.name} has a new disk`);
   }
 
+  /**
+   * ASDs come back at other addresses, as after a move of the data directory: one at a new one, two
+   * of a host in each other's place. Goes on until it is done.
+   */
+  async moveAsds(some: readonly number[]): Promise<void> {
+    for (const i of some) await this.asds[i]!.stop();
+    const old = some.map((i) => this.#addresses[i]!);
+    const { ip } = this.asds[some[0]!]!.spec.host.net;
+    const free = `tcp:${ip}:${MOVED_PORT + this.#moves++}`;
+    const places = some.length > 1 ? [...old.slice(1), old[0]!] : [free];
+    for (const [at, i] of some.entries()) this.#addresses[i] = places[at]!;
+    for (const i of some) this.asds[i]!.keep();
+    for (const i of some) await this.#insist(() => this.#record(i));
+    const words = some.map((i) => `${this.asds[i]!.name} is at ${this.#addresses[i]}`);
+    this.scene.trace.note("operator", words.join(", "));
+  }
+
+  /**
+   * What `ovs asd remove` does: all fragments move away, then the disk is declared gone; and
+   * `ovs asd add`: an empty one serves in its place. Goes on until it is done. False: it cannot be
+   * spared.
+   */
+  async drainDisk(i: number): Promise<boolean> {
+    const diskUuid = this.#diskUuids[i]!;
+    const { k, m } = this.options.policy;
+    let isSpare = true;
+    const parts = { clock: this.#world.clock, registry: this.operator };
+    const count = async () => {
+      try {
+        return (await this.#statsOf(i)).keys;
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        return null;
+      }
+    };
+    await this.#insist(async () => {
+      const { entries } = await readAll(this.operator, OSD_PREFIX, OSDS_MAX);
+      const active = entries.filter(
+        ({ value }) => decodeOsdRecord(value).state === OsdState.active,
+      );
+      isSpare = active.length > k + m;
+      if (isSpare) await drainOsd(parts, await this.#idOf(diskUuid), count, DRAIN_MS);
+    });
+    if (!isSpare) return false;
+    this.scene.trace.note("operator", `${this.asds[i]!.name} is empty`);
+    await this.replaceDisk(i);
+    return true;
+  }
+
   async #forget(diskUuid: string): Promise<void> {
+    await setOsdState(this.operator, await this.#idOf(diskUuid), OsdState.gone);
+  }
+
+  async #idOf(diskUuid: string): Promise<number> {
     const { entries } = await readAll(this.operator, OSD_PREFIX, OSDS_MAX);
     const wanted = parseUuid(diskUuid);
     const isMeant = (entry: RegistryEntry) =>
       equalBytes(decodeOsdRecord(entry.value).diskUuid, wanted);
     const found = entries.find(isMeant);
     assert(found !== undefined, "the disk was recorded");
-    await setOsdState(this.operator, osdIdOf(found.key), OsdState.gone);
+    return osdIdOf(found.key);
   }
 
   /** Calls until it is answered without an error. */
@@ -313,11 +373,12 @@ export class SimCluster {
 
   #addAsd(i: number): void {
     const host = this.diskHosts[i % this.diskHosts.length]!;
+    this.#addresses.push(`tcp:${host.net.ip}:${ASD_PORT + i}`);
     this.#diskUuids.push(formatUuid(this.scene.dice.fork(`disk ${i}`).bytes(16)));
     const spec = asdSpec(host, {
       name: `asd-${i}`,
       path: this.#diskPaths()[i]!,
-      address: this.#asdAddress(i),
+      address: () => this.#addresses[i]!,
       cluster: this.uuid,
       diskUuid: () => this.#diskUuids[i]!,
       capacityBytes: this.options.asdBytes,
@@ -330,23 +391,23 @@ export class SimCluster {
     return Array.from({ length: this.options.asds }, (_, i) => `/asd${i}`);
   }
 
-  #asdAddress(i: number): string {
-    return `tcp:127.1.1.${(i % this.options.diskHosts) + 1}:${7300 + i}`;
-  }
-
-  async #record(i: number): Promise<void> {
+  async #statsOf(i: number): Promise<AsdStats> {
     const client = new AsdClient(this.#world, {
-      address: this.#asdAddress(i),
+      address: this.#addresses[i]!,
       clusterUuid: this.uuid,
       diskUuid: this.#diskUuids[i]!,
       self: { role: "manager", id: "", cluster: this.uuid },
     });
-    const stats = await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());
+    return await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());
+  }
+
+  async #record(i: number): Promise<void> {
+    const stats = await this.#statsOf(i);
     this.#known.add(i);
     await registerOsd(this.operator, {
       diskUuid: stats.diskUuid,
       clusterUuid: this.uuid,
-      address: this.#asdAddress(i),
+      address: this.#addresses[i]!,
       capacityBytes: stats.capacityBytes,
       site: "s",
       rack: "r",

@@ -2,7 +2,7 @@
 // When a seed says something: it was long, clients were answered, and enough went wrong. Faults are
 // counted where they have an effect (Scene.count); what an operator does in order is none.
 
-import type { TroubleKind } from "./nemesis.js";
+import type { TroubleKind } from "./kinds.js";
 import type { RunResult } from "./run.js";
 
 /** What a seed must have to count; one of full length goes on for longer to have it. */
@@ -10,10 +10,20 @@ export const COUNTS = { seconds: 60, acknowledged: 500, crashes: 1, others: 5, t
 
 /** Faults that are only consequences of another. */
 const CONSEQUENCES: readonly string[] = ["net power", "net freeze"];
-/** Counted with the faults, for people: calls of the operator, clean stops. */
-const OPERATIONS = /^(vDisk |stop |disk replaced|router's data lost)/;
+/**
+ * Counted with the faults, for people: calls of the operator, clean stops; and at which steps the
+ * power failed, which is counted as a loss of power.
+ */
+const OPERATIONS =
+  /^(vDisk |stop |disk (replaced|drained)|address|restart of all|power at |router's data lost)/;
 const CRASHES = /^(kill |power)/;
-const CALLS: readonly TroubleKind[] = ["stop process", "replaced disk"];
+const CALLS: readonly TroubleKind[] = [
+  "stop process",
+  "replaced disk",
+  "changed address",
+  "drained disk",
+  "restart of all",
+];
 
 export interface FaultCounts {
   /** Processes that were killed, and hosts that lost their power. */
@@ -31,8 +41,9 @@ export function countFaults({
 }: Pick<RunResult, "faults" | "troubles">): FaultCounts {
   let [crashes, others] = [0, 0];
   for (const [kind, count] of Object.entries(faults)) {
+    if (OPERATIONS.test(kind) || CONSEQUENCES.includes(kind)) continue;
     if (CRASHES.test(kind)) crashes += count;
-    else if (!CONSEQUENCES.includes(kind) && !OPERATIONS.test(kind)) others += count;
+    else others += count;
   }
   const isOther = (kind: TroubleKind) => !CRASHES.test(kind) && !CALLS.includes(kind);
   return { crashes, others, troubles: troubles.filter(({ kind }) => isOther(kind)).length };

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is left out of the plan of a seed, so that less happens in it: whole kinds of trouble,
 // single troubles by their number, clients, seconds. What is left does what it did before, as far
-// as the rest of the cluster lets it. Written as options of the command line, and read from there.
+// as the rest of the cluster lets it. Also the kinds of which more is wanted: that is another
+// plan. Written as options of the command line, and read from there.
 
-import type { TroubleKind } from "./nemesis.js";
+import { type TroubleKind, withMore } from "./kinds.js";
 import type { Plan } from "./run.js";
 
 export interface Cuts {
+  /** Kinds of trouble that happen often, whatever the seed says. */
+  more: readonly TroubleKind[];
   /** Simulated seconds of trouble. */
   seconds: number;
   /** Kinds of trouble that do not happen. */
@@ -21,7 +24,8 @@ export interface Cuts {
 
 /** Nothing is left out. */
 export function noCuts(seconds: number): Cuts {
-  return { seconds, without: [], firstTroubles: Number.POSITIVE_INFINITY, skip: [], idle: [] };
+  const firstTroubles = Number.POSITIVE_INFINITY;
+  return { more: [], seconds, without: [], firstTroubles, skip: [], idle: [] };
 }
 
 /** The plan with less in it; its seconds are an option of the run. */
@@ -35,7 +39,7 @@ export function cutPlan(plan: Plan, cuts: Cuts): Plan {
       cuts.idle.includes(i) ? { ...habits, depth: 0 } : habits,
     ),
     nemesis: {
-      ...plan.nemesis,
+      ...withMore(plan.nemesis, cuts.more),
       omit: (number, kind) =>
         number > cuts.firstTroubles ||
         without.has(kind) ||
@@ -48,6 +52,7 @@ export function cutPlan(plan: Plan, cuts: Cuts): Plan {
 /** The options that make these cuts. */
 export function optionsOf(cuts: Cuts): string {
   const options = [`--seconds ${cuts.seconds}`];
+  if (cuts.more.length > 0) options.push(`--more "${cuts.more.join(",")}"`);
   if (Number.isFinite(cuts.firstTroubles)) options.push(`--first-troubles ${cuts.firstTroubles}`);
   if (cuts.without.length > 0) options.push(`--without "${cuts.without.join(",")}"`);
   if (cuts.skip.length > 0) options.push(`--skip-troubles ${rangesOf(cuts.skip)}`);

@@ -37,6 +37,7 @@ export class SimHost {
   #bootId: Uint8Array;
   #births = 0;
   #isOn = true;
+  #freezes = 0;
 
   /** `mounts`: paths that are devices of their own, beside "/". */
   constructor(scene: Scene, name: string, ip: string, mounts: readonly string[] = []) {
@@ -82,6 +83,7 @@ export class SimHost {
   /** A life begins here: it ends with the host's power. */
   adopt(life: Life): void {
     this.#lives.add(life);
+    for (let i = 0; i < this.#freezes; i++) life.freeze();
     life.atEnd(() => this.#lives.delete(life));
   }
 
@@ -92,6 +94,7 @@ export class SimHost {
   powerOff(choose?: () => LossChooser): void {
     if (!this.#isOn) return;
     this.#isOn = false;
+    this.#freezes = 0;
     this.scene.count("power loss");
     this.trace.note(this.name, "loses power");
     for (const life of [...this.#lives]) life.end();
@@ -108,16 +111,22 @@ export class SimHost {
     this.net.powerOn();
   }
 
-  /** The whole host stands still: nothing leaves it either. */
-  freeze(): void {
+  /**
+   * The whole host stands still: nothing leaves it either. Answers what ends it: what should have
+   * happened meanwhile happens then, also to its processes. A loss of power ends it as well.
+   */
+  freeze(): () => void {
+    if (!this.#isOn) return () => {};
+    const bootId = this.#bootId;
+    this.#freezes++;
     for (const life of this.#lives) life.freeze();
     this.net.freeze();
-  }
-
-  /** What should have happened while it was frozen happens now, also to its processes. */
-  thaw(): void {
-    for (const life of this.#lives) life.thaw();
-    this.net.thaw();
+    return () => {
+      if (!this.#isOn || this.#bootId !== bootId) return;
+      this.#freezes--;
+      for (const life of this.#lives) life.thaw();
+      if (this.#freezes === 0) this.net.thaw();
+    };
   }
 
   /** The disks of this host as a process sees them; what it has in flight ends with `life`. */

@@ -81,6 +81,7 @@ export class Kernel {
 
   /** An event of the process, now: a frozen one has it later, a dead one never. */
   deliver(work: () => void): void {
+    this.life.step("event");
     if (this.life.state === "alive") work();
     else if (this.life.state === "frozen") this.life.hold(work);
   }

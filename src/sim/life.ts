@@ -8,17 +8,26 @@ import { assert } from "../base/assert.js";
 import type { Timer } from "../platform/world.js";
 import type { Owner, Timeline } from "./timeline.js";
 
+/** What comes next: an event of the process, or its kernel gets what one connection sends. */
+export type Step = "event" | "send";
+
 export class Life implements Owner {
   readonly name: string;
   readonly timeline: Timeline;
   #state: Owner["state"] = "alive";
+  #freezes = 0;
   #held: Array<() => void> = [];
   readonly #onEnd: Array<() => void> = [];
   readonly #threads: Life[] = [];
+  /** Of a thread: its process. */
+  readonly #process: Life;
+  /** Of a process: told before each step of it or of a thread. */
+  #watch: ((what: Step) => void) | null = null;
 
-  constructor(name: string, timeline: Timeline) {
+  constructor(name: string, timeline: Timeline, process: Life | null = null) {
     this.name = name;
     this.timeline = timeline;
+    this.#process = process ?? this;
   }
 
   /** Dead is for ever. */
@@ -42,16 +51,30 @@ export class Life implements Owner {
     this.#onEnd.push(work);
   }
 
+  /** `work` is told before each step of the process, and may end or freeze it there. */
+  watch(work: ((what: Step) => void) | null): void {
+    this.#watch = work;
+  }
+
+  /** It is about to take a step. */
+  step(what: Step): void {
+    if (this.#state === "alive") this.#process.#watch?.(what);
+  }
+
   /** A thread: it ends, freezes and goes on with the process, and may end before it. */
   thread(name: string): Life {
-    const thread = new Life(name, this.timeline);
+    const thread = new Life(name, this.timeline, this.#process);
     this.#threads.push(thread);
     return thread;
   }
 
-  /** Nothing happens to it until `thaw`; connections stay, peers see silence. */
+  /**
+   * Nothing happens to it until `thaw`, as often as it was frozen; connections stay, peers see
+   * silence.
+   */
   freeze(): void {
-    if (this.#state !== "alive") return;
+    if (this.#state === "dead") return;
+    this.#freezes++;
     this.#state = "frozen";
     for (const thread of this.#threads) thread.freeze();
   }
@@ -59,10 +82,13 @@ export class Life implements Owner {
   /** What should have happened meanwhile happens now, in the old order. */
   thaw(): void {
     if (this.#state !== "frozen") return;
-    this.#state = "alive";
-    const held = this.#held;
-    this.#held = [];
-    for (const work of held) this.after(0, work);
+    this.#freezes--;
+    if (this.#freezes === 0) {
+      this.#state = "alive";
+      const held = this.#held;
+      this.#held = [];
+      for (const work of held) this.after(0, work);
+    }
     for (const thread of this.#threads) thread.thaw();
   }
 

@@ -239,12 +239,13 @@ export class SimNbdClient implements SocketOwner {
       sender.read = Math.min(sender.arrived, frame.end);
       if (sender.read < frame.end) break;
       const { net } = socket.host;
-      sender.frames.wasRead();
       if (!net.pass(frame, sender, "deliver", "before")) {
-        // What else had come is gone with the host's memory.
+        // What else had come is gone with the host's memory, or waits until it goes on.
         if (socket.host.off) this.#end("its host has lost its power");
+        else socket.host.whenRunning(() => this.ready());
         break;
       }
+      sender.frames.wasRead();
       this.#onFrame(frame);
       net.pass(frame, sender, "deliver", "after");
       net.bodies.give(frame.body);

@@ -228,6 +228,20 @@ export class SimNbdServer implements NbdServerEngine, SessionHost, SocketOwner {
       if (session.wantsInput && session.receive(most) === most) this.ready(socket);
       this.mark(session);
     }
+    const { life } = this.#options;
+    if (life.state === "frozen") {
+      // What was read is handled when the process goes on; nothing more is read before.
+      this.#signalled = true;
+      life.hold(() => {
+        this.#signalled = false;
+        this.#handle();
+      });
+    } else if (!this.#closed) {
+      this.#handle();
+    }
+  }
+
+  #handle(): void {
     this.#settle();
     const ends = this.#ends;
     this.#ends = [];

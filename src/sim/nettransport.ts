@@ -77,6 +77,7 @@ export class SimTransport implements Transport, SocketOwner {
   #ended: Array<{ id: number; fault: Fault; errno: number }> = [];
   #knocks = false;
   #signalled = false;
+  #sendsLater = false;
   #stopped = false;
   #nextId = 1;
 
@@ -230,18 +231,37 @@ export class SimTransport implements Transport, SocketOwner {
       this.#log = [];
       for (const { connection, frame } of log) this.#push(connection, frame);
     }
-    if (flush && this.#staged.length > 0) {
-      const staged = this.#staged;
-      this.#staged = [];
-      for (const socket of staged) {
-        socket.staged = false;
-        if (socket.state !== SocketState.Closed) this.#sendNow(socket);
-      }
-    }
+    if (flush && this.#staged.length > 0) this.#sendStaged();
     const count = Math.min(this.#sent.length, DONE_MAX);
     for (let i = 0; i < count; i++) this.done[i] = this.#sent[i]!;
     if (count > 0) this.#sent.splice(0, count);
     return count;
+  }
+
+  /** May be ended or frozen between two connections; the rest follows when it goes on. */
+  #sendStaged(): void {
+    const staged = this.#staged;
+    this.#staged = [];
+    for (const [i, socket] of staged.entries()) {
+      this.#life.step("send");
+      if (this.#life.state === "frozen") {
+        this.#staged = staged.slice(i);
+        this.#sendLater();
+        return;
+      }
+      socket.staged = false;
+      if (socket.state !== SocketState.Closed) this.#sendNow(socket);
+    }
+  }
+
+  #sendLater(): void {
+    if (this.#sendsLater) return;
+    this.#sendsLater = true;
+    this.#life.hold(() => {
+      this.#sendsLater = false;
+      this.#sendStaged();
+      this.#signal();
+    });
   }
 
   #push(connection: number, frame: SimFrame): void {
@@ -356,7 +376,18 @@ export class SimTransport implements Transport, SocketOwner {
       if (this.#life.state === "alive") this.#look(socket);
       else this.ready(socket);
     }
-    if (this.#life.state === "dead") return;
+    if (this.#life.state === "frozen") {
+      // What was read is handled when the process goes on; nothing more is read before.
+      this.#signalled = true;
+      this.#life.hold(() => this.#handle());
+    } else if (this.#life.state === "alive") {
+      this.#handle();
+    }
+  }
+
+  #handle(): void {
+    const inbox = this.#inbox;
+    this.#signalled = false;
     this.#emitEnded();
     if (this.#ready.length + this.#sent.length + this.#ended.length > 0) this.#signal();
     if (inbox.count > 0) this.#onEvents(inbox.count);

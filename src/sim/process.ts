@@ -4,7 +4,7 @@
 
 import { assert } from "../base/assert.js";
 import { messageOf, StorageError } from "../base/errors.js";
-import { Life } from "./life.js";
+import { Life, type Step } from "./life.js";
 import type { Running, Spec } from "./spec.js";
 
 const BACKOFF_MS = 100;
@@ -18,6 +18,7 @@ export class SimProcess {
   onDeath: () => Promise<void> = async () => {};
   #life: Life | null = null;
   #running: Running | null = null;
+  #watch: ((what: Step) => void) | null = null;
   #ready = false;
   #wanted = false;
   #starts = 0;
@@ -59,21 +60,34 @@ export class SimProcess {
     void this.onDeath().then(() => this.#again());
   }
 
-  /** SIGSTOP. Its next life is not frozen. */
-  freeze(): void {
-    this.#life?.freeze();
+  /** `work` is told before each step that it takes, in this life and those that follow. */
+  watch(work: ((what: Step) => void) | null): void {
+    this.#watch = work;
+    this.#life?.watch(work);
   }
 
-  /** SIGCONT: it goes on with its old beliefs. */
-  thaw(): void {
-    this.#life?.thaw();
+  /**
+   * SIGSTOP. Answers what ends it: the process goes on with its old beliefs. Its next life is not
+   * frozen.
+   */
+  freeze(): () => void {
+    const life = this.#life;
+    life?.freeze();
+    return () => life?.thaw();
   }
 
-  /** SIGTERM: resolves when it has stopped in order, or has died meanwhile. */
+  /**
+   * SIGTERM: resolves when it has stopped in order, or has died meanwhile. A main stops when it has
+   * started; one that has not is killed, as supervisors do in the end.
+   */
   async stop(): Promise<void> {
     this.#wanted = false;
     const [life, running] = [this.#life, this.#running];
-    if (life === null || running === null) return;
+    if (life === null) return;
+    if (running === null || !this.#ready) {
+      this.kill("SIGKILL: it is to stop, and starts still");
+      return;
+    }
     const dead = new Promise<void>((resolve) => life.atEnd(resolve));
     let how = "stopped";
     try {
@@ -102,6 +116,7 @@ export class SimProcess {
     this.#startedMs = timeline.nowMs;
     const life = new Life(`${this.name}#${++this.#starts}`, timeline);
     this.#life = life;
+    life.watch(this.#watch);
     host.adopt(life);
     trace.note(this.name, `start ${this.#starts}`);
     life.after(0, () => this.#run(life));

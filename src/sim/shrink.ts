@@ -9,7 +9,7 @@
 
 import { assert } from "../base/assert.js";
 import type { Cuts } from "./cuts.js";
-import type { TroubleKind } from "./nemesis.js";
+import type { TroubleKind } from "./kinds.js";
 import type { RunResult } from "./run.js";
 
 /** Rounds until it is enough; two or three are common. */

@@ -67,7 +67,8 @@ export function registrySpec(
 export interface AsdSpecOptions {
   name: string;
   path: string;
-  address: Address;
+  /** Asked at each start: an operator may have moved it. */
+  address: () => Address;
   cluster: string;
   /** Asked at each start: a disk that was replaced has another one. */
   diskUuid: () => string;
@@ -78,14 +79,14 @@ export interface AsdSpecOptions {
 
 /** A disk. */
 export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
-  const { name, path, address, cluster, capacityBytes } = options;
+  const { name, path, cluster, capacityBytes } = options;
   const make = (life: Life, die: (reason: string) => void): Running => {
     const world = new SimWorld(host, life, { arenaBytes: 18 * MIB, receivePoolBytes: 8 * MIB });
     const diskUuid = options.diskUuid();
     const place = { clusterUuid: cluster, diskUuid, site: "s", rack: "r", node: host.name };
     return new AsdDaemon(world, {
       path,
-      addresses: [address],
+      addresses: [options.address()],
       place,
       format: options.format(),
       capacityBytes,

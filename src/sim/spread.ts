@@ -2,7 +2,7 @@
 // How seeds differ: least, tenth, middle, nine tenths and most of each quantity, as a table.
 
 import { countFaults } from "./counts.js";
-import { ALL_TROUBLES } from "./nemesis.js";
+import { ALL_TROUBLES } from "./kinds.js";
 import type { RunResult } from "./run.js";
 
 const QUANTILES = [

@@ -15,6 +15,8 @@ export interface Owner {
   readonly state: "alive" | "frozen" | "dead";
   /** Keeps an event of a frozen one; it is made anew when that goes on. */
   hold(work: () => void): void;
+  /** An event is about to happen to it; may end or freeze it. */
+  step(what: "event" | "send"): void;
 }
 
 class Event implements Timer {
@@ -91,6 +93,8 @@ export class Timeline {
       const { work, owner } = event;
       if (work === null || owner?.state === "dead") continue;
       this.#nowMs = event.timeMs;
+      owner?.step("event");
+      if (isDead(owner)) continue;
       if (owner?.state === "frozen") {
         owner.hold(() => event.work?.());
         continue;
@@ -132,6 +136,10 @@ export class Timeline {
     heap[at] = last;
     return first;
   }
+}
+
+function isDead(owner: Owner | null): boolean {
+  return owner?.state === "dead";
 }
 
 function before(a: Event, b: Event): boolean {

@@ -224,6 +224,11 @@ export class Workload {
     }
   }
 
+  /** Its name in the trace. */
+  get name(): string {
+    return this.#options.name;
+  }
+
   /** How long the oldest request has been under way. */
   get oldestMs(): number {
     let oldest = 0;

@@ -342,6 +342,44 @@ t.test("a process can be ended before and after every effect", async (t) => {
   t.same(shown, ["none ", "0 ", "0 ", "1 ", "1 ", "1 ", "1 1,2,3"]);
 });
 
+t.test("what a killed process has written is covered by a sync of the next one", async (t) => {
+  const killed = (policy: "none" | "all", stopAt: number) => async (seed: number) => {
+    const host = new Host(seed);
+    host.storage.killPolicy = policy;
+    const { life, disk, arena } = host.start();
+    await host.during(async () => {
+      const file = await disk.open("/disk0/file", NEW);
+      await disk.writeAsync(file, 0, MIB, CLUSTER_BYTES);
+      await disk.syncAsync(file);
+      await disk.files.syncFolder("/disk0");
+      arena.u32.fill(7, MIB / 4, (MIB + CLUSTER_BYTES) / 4);
+      void disk.writeAsync(file, 0, MIB, CLUSTER_BYTES);
+    });
+    const before = host.storage.effects;
+    host.storage.afterEffect = (number) => {
+      if (number === before + stopAt) life.end();
+    };
+    await host.timeline.pass(0.01);
+    if (stopAt === 0) life.end();
+    await host.timeline.pass(100);
+    host.storage.afterEffect = null;
+    const next = host.start();
+    await host.during(async () => {
+      const file = await next.disk.open("/disk0/file", OLD);
+      await next.disk.readAsync(file, 0, CLUSTER_BYTES, CLUSTER_BYTES);
+      await next.disk.syncAsync(file);
+    });
+    const found = next.arena.u32[CLUSTER_BYTES / 4]!;
+    host.losePower(new PlainLoss("nothing"));
+    const [sector] = await sectorsOf(host, "/disk0/file");
+    return { found, sector };
+  };
+  for (let i = 0; i < 20; i++) {
+    t.same(await killed("all", 0)(seed + i), { found: 7, sector: 7 }, "by the end of the process");
+    t.same(await killed("none", 1)(seed + i), { found: 7, sector: 7 }, "before its end");
+  }
+});
+
 t.test("the caller may choose what survives a power loss", async (t) => {
   const outcome = async (choose: (unsynced: Unsynced) => LossChooser) => {
     const host = new Host(seed);

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import t from "tap";
 import { countFaults, lacks } from "../../src/sim/counts.js";
 import { type Cuts, cutPlan, noCuts, numbersOf, optionsOf, rangesOf } from "../../src/sim/cuts.js";
-import { ALL_TROUBLES } from "../../src/sim/nemesis.js";
+import { ALL_TROUBLES } from "../../src/sim/kinds.js";
 import { planOf, type RunResult, runSeed } from "../../src/sim/run.js";
 import { failureKind, shrink } from "../../src/sim/shrink.js";
 import { Spread } from "../../src/sim/spread.js";

@@ -4,7 +4,7 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { type Cuts, noCuts, numbersOf } from "../../sim/cuts.js";
-import { ALL_TROUBLES, type TroubleKind } from "../../sim/nemesis.js";
+import { ALL_TROUBLES, type TroubleKind } from "../../sim/kinds.js";
 
 export const HELP = `npm run sim -- [options]: the whole cluster in one process, under a seed
 
@@ -16,6 +16,8 @@ export const HELP = `npm run sim -- [options]: the whole cluster in one process,
   --until-failure  ends at the first seed that fails, and says how many it took
   --coverage     at the end, the lines of src/ that were run (it is slower)
   --never-run FILE  with --coverage: the lines that were not, as a list
+
+  --more KIND,…  these kinds of trouble happen often, whatever the seed says
 
 One seed (--seed N):
   --trace        prints everything that happened
@@ -61,6 +63,7 @@ const OPTIONS = {
   picture: TEXT,
   replay: TEXT,
   "never-run": TEXT,
+  more: TEXT,
   without: TEXT,
   "first-troubles": TEXT,
   "skip-troubles": TEXT,
@@ -101,7 +104,8 @@ export function settingsOf(args: string[]): Settings | null {
     replay: replay?.digest ?? null,
     cuts: {
       ...noCuts(whole("seconds", values.seconds, 60, 1)),
-      without: kindsOf(values.without),
+      more: kindsOf("more", values.more),
+      without: kindsOf("without", values.without),
       firstTroubles: whole("first-troubles", values["first-troubles"], Number.POSITIVE_INFINITY),
       skip: list("skip-troubles", values["skip-troubles"]),
       idle: list("idle-clients", values["idle-clients"]),
@@ -159,11 +163,11 @@ function list(name: string, words: string | undefined): number[] {
   return numbers;
 }
 
-function kindsOf(words: string | undefined): TroubleKind[] {
+function kindsOf(name: string, words: string | undefined): TroubleKind[] {
   if (words === undefined) return [];
   return words.split(",").map((each) => {
     const kind = ALL_TROUBLES.find((known) => known === each.trim());
-    if (kind === undefined) throw new Error(`--without ${each}: there is no such kind of trouble`);
+    if (kind === undefined) throw new Error(`--${name} ${each}: there is no such kind of trouble`);
     return kind;
   });
 }

@@ -3,7 +3,7 @@
 
 import { COUNTS, lacks } from "../../sim/counts.js";
 import type { Cuts } from "../../sim/cuts.js";
-import { ALL_TROUBLES } from "../../sim/nemesis.js";
+import { ALL_TROUBLES } from "../../sim/kinds.js";
 import type { RunResult } from "../../sim/run.js";
 import { missingKinds, Spread } from "../../sim/spread.js";
 import { commitOf, showFailure, showLost } from "./seed.js";
