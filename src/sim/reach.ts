@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whom troubles may meet, and how far they may go: what all kinds of trouble share.
 //
-// An object that was just committed survives c - k losses, not m yet (P-A10): so many disks may lose
-// or damage what they have acknowledged, chosen once a seed. All others may be away, slow and full.
+// An object that was just committed survives c - k losses, not m yet (P-A10): so many disks may
+// lose or damage what they have acknowledged, chosen once a seed. All others may be away, slow and
+// full.
 
 import type { SimCluster } from "./cluster.js";
 import type { Device } from "./device.js";
@@ -36,6 +37,7 @@ export class Reach {
     this.weak = dice.shuffle([...cluster.asds]).slice(0, c - k);
   }
 
+  /** Of the cluster. */
   get scene(): Scene {
     return this.cluster.scene;
   }
@@ -55,6 +57,7 @@ export class Reach {
     return { from, to };
   }
 
+  /** The disk of an ASD. */
   deviceOf(asd: SimProcess): Device {
     return asd.spec.host.storage.deviceOf(`/asd${this.cluster.asds.indexOf(asd)}`);
   }

@@ -89,7 +89,7 @@ function losses(reach: Reach) {
     return asd;
   };
   return {
-    /** The disk's content is gone; the daemon must refuse it until an operator replaces the disk. */
+    /** Its content is gone; the daemon must refuse it until an operator replaces the disk. */
     "wiped disk": (dice) => {
       const asd = take(dice);
       if (asd === null) return null;

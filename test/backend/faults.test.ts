@@ -3,7 +3,6 @@
 // memory; everything else is real.
 import t, { type Test } from "tap";
 import { BackendCore } from "../../src/backend/core.js";
-import { drainOsd } from "../../src/backend/drain.js";
 import { collectGarbage, collectOrphans } from "../../src/backend/gc.js";
 import { Maintenance } from "../../src/backend/maintenance.js";
 import { LateDeletes } from "../../src/backend/marks.js";
@@ -390,32 +389,6 @@ t.test("more OSDs of an object than it can lose are drained at once", async (t) 
   await lab.core.manifests.refresh("ns", ["o"]);
   t.notOk(lab.places("o").some(({ id }) => some.some((other) => other.id === id)));
   t.ok(await lab.isRight("o", 0, 500 * KIB));
-});
-
-t.test("an OSD is drained when no upload of before the mark can be under way", async (t) => {
-  const lab = await Lab.start(t);
-  const { registry } = lab.home;
-  const clock = { ...lab.world.clock, now: 1000, nowMs: () => clock.now };
-  const asked: number[] = [];
-  const sleep = async (ms: number) => {
-    clock.now += ms;
-  };
-  const counts = [0, null, 0];
-  const count = async () => {
-    asked.push(clock.now);
-    return counts.length > 1 ? counts.shift()! : counts[0]!;
-  };
-  await drainOsd({ clock: { ...clock, nowMs: clock.nowMs, sleep }, registry }, 3, count, Infinity);
-  t.ok(asked.at(-1)! >= 61_000, `the last look began at ${asked.at(-1)}`);
-  await lab.core.topology.refresh();
-  t.ok(lab.core.pool.isDraining(3));
-  const silent = drainOsd(
-    { clock: { ...clock, nowMs: clock.nowMs, sleep }, registry },
-    3,
-    async () => null,
-    clock.now + 90_000,
-  );
-  await t.rejects(silent, { code: "OVS_TIMEOUT", message: /does not answer/ });
 });
 
 t.test("repair does not use the name that a failed write of the upload has used", async (t) => {

@@ -3,6 +3,7 @@
 import { closeSync, openSync, readSync, statSync, writeSync } from "node:fs";
 import t, { type Test } from "tap";
 import { BackendClient, CLIENT_DEFAULTS } from "../../src/backend/client.js";
+import { drainOsd } from "../../src/backend/drain.js";
 import {
   PROXY_ARENA_BYTES,
   PROXY_DEFAULTS,
@@ -286,6 +287,28 @@ t.test(
       t.ok(await bench.isAllRight(name), `${name} without two others`);
   },
 );
+
+t.test("an OSD is drained when no upload of before the mark can be under way", async (t) => {
+  const bench = await Bench.start(t);
+  const { registry } = bench.cluster;
+  const [osd] = bench.cluster.asds;
+  let nowMs = 1000;
+  const clock = {
+    ...bench.world.clock,
+    nowMs: () => nowMs,
+    sleep: async (ms: number) => void (nowMs += ms),
+  };
+  const asked: number[] = [];
+  const counts = [0, null, 0];
+  const count = async () => {
+    asked.push(nowMs);
+    return counts.length > 1 ? counts.shift()! : 0;
+  };
+  await drainOsd({ clock, registry }, osd!.id, count, Number.POSITIVE_INFINITY);
+  t.ok(asked.at(-1)! >= 61_000, `the last look began at ${asked.at(-1)}`);
+  const silent = drainOsd({ clock, registry }, osd!.id, async () => null, nowMs + 90_000);
+  await t.rejects(silent, { code: "OVS_TIMEOUT", message: /does not answer/ });
+});
 
 t.test("empty OSDs take the place of lost ones, and two others may be lost then", async (t) => {
   const bench = await Bench.start(t);
