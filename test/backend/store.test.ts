@@ -296,7 +296,9 @@ t.test("an OSD is drained when no upload of before the mark can be under way", a
   const clock = {
     ...bench.world.clock,
     nowMs: () => nowMs,
-    sleep: async (ms: number) => void (nowMs += ms),
+    sleep: async (ms: number) => {
+      nowMs += ms;
+    },
   };
   const asked: number[] = [];
   const counts = [0, null, 0];
