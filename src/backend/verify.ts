@@ -23,7 +23,7 @@ import { listNamespaces } from "./namespaces.js";
 import { type Osd, Priority } from "./osd.js";
 import { objectPath, objectsPrefix, TRASH_PREFIX } from "./paths.js";
 import { type FailedPiece, Failure } from "./pieces.js";
-import { type Damage, needsOf, type RepairHost, repairObject } from "./repair.js";
+import { type Damage, type Needs, needsOf, type RepairHost, repairObject } from "./repair.js";
 
 const SLICE_BYTES = 256 * KIB;
 const OBJECTS_PER_PAGE = 200;
@@ -134,14 +134,40 @@ async function verifyObject(
   host: RepairHost,
   namespace: string,
   name: string,
-  entry: RegistryEntry,
+  listed: RegistryEntry,
   repair: boolean,
   report: VerifyReport,
 ): Promise<void> {
-  const manifest = readManifest(entry);
-  const check = await checkFragments(host, name, manifest);
-  const view = await host.namespaces.get(namespace);
-  const needs = needsOf(host, manifest, view.preset, check.damage);
+  const { registry } = host.core;
+  for (let entry = listed; ; ) {
+    const manifest = readManifest(entry);
+    const check = await checkFragments(host, name, manifest);
+    const { preset } = await host.namespaces.get(namespace);
+    const needs = needsOf(host, manifest, preset, check.damage);
+    const isWell = check.damage.size === 0 && check.unreachable === 0 && needs.wanted.length === 0;
+    const now = isWell ? entry : await registry.get(objectPath(namespace, name));
+    // Deleted, or repaired, since it was listed: what was missing then says nothing.
+    if (now === null) return;
+    if (now.modRevision === entry.modRevision) {
+      await judgeObject(host, { namespace, name, manifest, check, needs, repair }, report);
+      return;
+    }
+    entry = now;
+  }
+}
+
+interface Checked {
+  namespace: string;
+  name: string;
+  manifest: Manifest;
+  check: FragmentCheck;
+  needs: Needs;
+  repair: boolean;
+}
+
+/** Enters an object, and mends it where that is wanted and can be. */
+async function judgeObject(host: RepairHost, checked: Checked, report: VerifyReport) {
+  const { namespace, name, manifest, check, needs, repair } = checked;
   report.objects++;
   report.fragments += manifest.fragments.length;
   report.bytesRead += check.bytesRead;

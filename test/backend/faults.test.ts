@@ -21,10 +21,11 @@ import { repairObject } from "../../src/backend/repair.js";
 import { type Upload, upload } from "../../src/backend/upload.js";
 import { verify } from "../../src/backend/verify.js";
 import { widthOf } from "../../src/backend/width.js";
+import { toHex } from "../../src/base/bytes.js";
 import { KIB, MIB } from "../../src/base/units.js";
 import { ArenaPool } from "../../src/platform/arena.js";
 import type { NodeWorld } from "../../src/platform/node/world.js";
-import { FailureDomain } from "../../src/wire/generated/manifest.js";
+import { decodeManifest, FailureDomain } from "../../src/wire/generated/manifest.js";
 import { OsdState } from "../../src/wire/generated/osd.js";
 import { openTestRegistry, type TestRegistry } from "./cluster.js";
 import { FakeOsd } from "./fakeosd.js";
@@ -534,6 +535,41 @@ t.test("two repairs that choose the same OSD write two names", async (t) => {
   for (let i = 0; i < 3; i++) await collectGarbage(lab.core, "ns");
   t.equal(fragments(), 6);
   t.equal(await lab.width(), 2);
+});
+
+t.test("an object that is deleted or repaired while it is verified is not lost", async (t) => {
+  const lab = await Lab.start(t);
+  for (const name of ["o", "p"]) await lab.put(name, 100 * KIB);
+  const registry = lab.home.registry;
+  const keysOf = (place: FakeOsd, objectId: Uint8Array) =>
+    place.keys("f").filter((key) => key.includes(toHex(objectId)));
+  const before = async (name: string) => {
+    t.ok(await lab.isRight(name, 0, 4096), `${name} can be read`);
+    const { value } = (await registry.get(`/ns/ns/o/${name}`))!;
+    return { ...decodeManifest(value), places: lab.places(name) };
+  };
+  let turn = 0;
+  /** Called before the fragments of an object are read. */
+  const take = async () => {
+    turn++;
+    if (turn === 1) {
+      const { objectId, places } = await before("o");
+      const deleted = { kind: "delete", key: "/ns/ns/o/o" } as const;
+      await registry.transact({ compares: [], success: [deleted], failure: [] });
+      for (const place of places) {
+        for (const key of keysOf(place, objectId)) place.values.delete(key);
+      }
+    } else if (turn === 2) {
+      const { objectId, places, fragments } = await before("p");
+      const old = keysOf(places[0]!, objectId);
+      await repairObject(lab.repairs, "ns", "p", new Map([[0, fragments[0]!.version]]));
+      for (const key of old) places[0]!.values.delete(key);
+    }
+  };
+  const host = Object.create(lab.repairs, { rate: { value: { take } } });
+  const report = await verify(host, { namespaces: null, repair: false, leaks: false });
+  t.match(report, { objects: 1, missing: 0, corrupt: 0, unreadable: 0, lacking: 0, spareMin: 2 });
+  t.equal(turn, 3, "one object is looked at again");
 });
 
 t.test("readers tell of damage, and maintenance finds and mends it", async (t) => {
