@@ -107,11 +107,18 @@ export class SimTransport implements Transport, SocketOwner {
   // Listeners.
 
   listenUnix(path: string): number {
+    if (this.#stopped) return this.#nobody();
     return this.#addListener(this.#host.listenUnix(path, this.#onKnock));
   }
 
   listenTcp(ip: string, port: number): number {
+    if (this.#stopped) return this.#nobody();
     return this.#addListener(this.#host.listenTcp(ip, port, this.#onKnock));
+  }
+
+  /** The process has ended in the middle of a turn: what it asks for after that does not happen. */
+  #nobody(): number {
+    return this.#listeners.push(null) - 1;
   }
 
   #addListener(listening: Listening | number): number {
@@ -120,7 +127,7 @@ export class SimTransport implements Transport, SocketOwner {
   }
 
   listenerPort(listener: number): number {
-    return this.#listeners[listener]!.port;
+    return this.#listeners[listener]?.port ?? 0;
   }
 
   closeListener(id: number): void {
