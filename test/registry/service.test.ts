@@ -4,7 +4,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -348,6 +348,17 @@ t.test("a folder that is held, foreign or of another version is refused", async 
   writeFileSync(identity, right);
   await service.start();
   await service.kill("SIGTERM");
+});
+
+t.test("a folder whose formatting was killed is formatted again", async (t) => {
+  const service = new Service();
+  mkdirSync(service.path);
+  for (const name of ["identity.7-1.tmp", "identity.1234-2.tmp"]) {
+    writeFileSync(join(service.path, name), "half");
+  }
+  await service.start();
+  t.equal(await service.kill("SIGTERM"), 0);
+  t.same(readdirSync(service.path).sort(), ["identity", "kv", "lock"]);
 });
 
 t.test("the main says how it is used, when it serves, and ends on SIGTERM", async (t) => {
