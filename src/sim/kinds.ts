@@ -9,6 +9,8 @@ const MORE_EVERY_MS = 2000;
 export interface NemesisOptions {
   /** Mean time between two troubles in milliseconds. */
   everyMs: number;
+  /** Mean time that a trouble goes on. */
+  lastMs: number;
   /** Weight of each kind; a kind with 0 is off. */
   weights: Record<TroubleKind, number>;
   /** Troubles that would happen and do not: all of a kind, or single ones by their number. */
@@ -80,7 +82,8 @@ export function someTroubles(dice: Dice): NemesisOptions {
   for (const kind of FURTHER_TROUBLES) weights[kind] = more.chance(0.4) ? more.around(0.7) : 0;
   const later = dice.fork("later");
   for (const kind of LATER_TROUBLES) weights[kind] = later.chance(0.3) ? later.around(0.7) : 0;
-  return { everyMs, weights, omit: () => false };
+  const lastMs = dice.fork("lasting").pick([1000, 3000, 3000, 10_000]);
+  return { everyMs, lastMs, weights, omit: () => false };
 }
 
 /** The same with more of some kinds: together they are as likely as all others. */

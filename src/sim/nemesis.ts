@@ -91,6 +91,6 @@ export class Nemesis {
       end();
     };
     this.#undo.add(undo);
-    this.#scene.timeline.after(dice.around(3000), null, undo);
+    this.#scene.timeline.after(dice.around(this.#options.lastMs), null, undo);
   }
 }
