@@ -72,12 +72,18 @@ t.test(`a vDisk is rebuilt from the backend alone, bit-identical (seed ${seed})`
   t.ok(await isSame(host, model), "bit-identical");
   const after = host.volume.status().backend;
   t.same(
-    [after.liveClusters, after.scoClusters, after.scos, after.tlogNumber],
-    [before.liveClusters, before.scoClusters, before.scos, before.tlogNumber],
+    [after.liveClusters, after.tlogNumber],
+    [before.liveClusters, before.tlogNumber],
     "and so are the counts",
   );
+  // A SCO that died and was removed after the last TLog is there again, dead, until it is removed
+  // once more.
+  t.ok(after.scos >= before.scos, `${after.scos} SCOs of ${before.scos}`);
   await scribble(host, random, model, 100);
   await host.volume.sync(10_000);
+  await until(() => !host.volume.destager.running, "reclaim comes to an end");
+  const { scos } = host.volume.status().backend;
+  t.equal(scos, host.store.names(NAMESPACE, "sco/").length, "every SCO that is counted is there");
   await host.crash();
   await host.start();
   t.ok(await isSame(host, model), "and goes on");
