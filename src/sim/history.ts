@@ -55,7 +55,13 @@ interface WriteOperation {
   first: number;
   count: number;
   zero: boolean;
+  serial: number;
+  /** Values of writes that were under way when it began, of the units where there were any. */
+  beside: Map<number, number[]>;
 }
+
+/** What the end of a write says of a unit; `beside`: values of writes that it began beside. */
+type DecideEnd = (unit: Unit, index: number, write: { serial: number; beside: number[] }) => void;
 
 interface FlushOperation {
   serial: number;
@@ -91,9 +97,10 @@ export class History {
   /** A write, or with `zero` a trim or zeroing, of whole units begins. `operation` is never 0. */
   writeBegins(operation: number, first: number, count: number, zero: boolean): void {
     assert(operation > 0 && !this.#writes.has(operation), "an operation begins once");
-    this.#writes.set(operation, { first, count, zero });
     const value = zero ? 0 : operation;
     const serial = ++this.#serial;
+    const beside = new Map<number, number[]>();
+    this.#writes.set(operation, { first, count, zero, serial, beside });
     for (let number = first; number < first + count; number++) {
       const unit = this.#unit(number);
       assert(unit.pending.length < PENDING_MAX, "a unit is not crowded");
@@ -101,6 +108,12 @@ export class History {
       unit.exposed.add(value);
       unit.recent.push({ serial, value });
       this.#exposed.add(number);
+      if (unit.pending.length > 0) {
+        beside.set(
+          number,
+          unit.pending.map((other) => other.value),
+        );
+      }
       unit.pending.push({ operation, value });
       if (unit.readers === null) continue;
       for (const reader of unit.readers.values()) {
@@ -112,11 +125,11 @@ export class History {
 
   /** It was answered without an error; `durable`: with FUA. */
   writeEnds(operation: number, durable: boolean): void {
-    this.#endWrite(operation, (unit, index) => {
+    this.#endWrite(operation, (unit, index, { serial, beside }) => {
       expand(unit);
       unit.states = unit.states.filter((state) => (state.applied & (1 << index)) !== 0);
       assert(unit.states.length > 0, "a write can always take effect");
-      if (durable) unit.exposed = new Set(unit.states.map((state) => state.value));
+      if (durable) keepFrom(unit, serial, beside);
     });
   }
 
@@ -277,14 +290,15 @@ export class History {
     return read;
   }
 
-  #endWrite(operation: number, decide: (unit: Unit, index: number) => void): void {
+  #endWrite(operation: number, decide: DecideEnd): void {
     const write = this.#writes.get(operation);
     assert(write !== undefined, "a write ends once");
     this.#writes.delete(operation);
     for (let number = write.first; number < write.first + write.count; number++) {
       const unit = this.#unit(number);
       const index = unit.pending.findIndex((each) => each.operation === operation);
-      decide(unit, index);
+      const { serial } = write;
+      decide(unit, index, { serial, beside: write.beside.get(number) ?? [] });
       forget(unit, index);
       this.#tidy(number, unit);
     }
@@ -304,6 +318,18 @@ export class History {
     this.#exposed.delete(number);
     if (only >= 0) this.#settle(number, only);
   }
+}
+
+/**
+ * A write with FUA was answered: a loss of power leaves it, or what may have come after it, which
+ * are those that were under way when it began, and those that began later.
+ */
+function keepFrom(unit: Unit, serial: number, beside: number[]): void {
+  // A flush that began later has said more.
+  if (!unit.recent.some((write) => write.serial === serial)) return;
+  const after = new Set(beside);
+  for (const write of unit.recent) if (write.serial >= serial) after.add(write.value);
+  for (const value of unit.exposed!) if (!after.has(value)) unit.exposed!.delete(value);
 }
 
 /** Adds the states that come about when writes under way take effect. */

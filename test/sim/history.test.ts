@@ -43,6 +43,39 @@ t.test("while writes are under way either value may be read, but never back agai
   t.ok(read(history, 6, 0, 2));
 });
 
+t.test(
+  "FUA covers its own write, not those that came after it before it was answered",
+  async (t) => {
+    const begun = () => {
+      const history = new History();
+      write(history, 1, 0);
+      history.writeBegins(2, 0, 1, false);
+      t.ok(read(history, 3, 0, 2), "the write has taken effect");
+      write(history, 4, 0);
+      return history;
+    };
+    for (const [found, allowed] of [
+      [4, true],
+      [2, true],
+      [1, false],
+      [0, false],
+    ] as const) {
+      const history = begun();
+      history.writeEnds(2, true);
+      t.ok(read(history, 5, 0, 4), "before a loss of power the later one counts");
+      history.powerLost();
+      t.equal(read(history, 6, 0, found), allowed, `${found} after it`);
+    }
+    const flushed = begun();
+    flushed.flushBegins(7);
+    flushed.flushEnds(7);
+    flushed.writeEnds(2, true);
+    flushed.powerLost();
+    t.ok(read(flushed, 8, 0, 4), "a flush covers the later one");
+    t.notOk(read(flushed, 9, 0, 1));
+  },
+);
+
 t.test("two writes at the same time end in one order for everybody", async (t) => {
   const history = new History();
   history.writeBegins(1, 0, 1, false);
