@@ -80,7 +80,8 @@ export function someCluster(dice: Dice): ClusterOptions {
     readCacheBytes: dice.pick([0, 4]) * MIB,
     asdBytes: GIB,
     lostAfterMs: dice.pick([5_000, 600_000]),
-    gcIntervalMs: dice.pick([1_000, 4_000, 15_000]),
+    // No less than a repair takes: each round of collection ends the epoch of those under way.
+    gcIntervalMs: dice.pick([4_000, 15_000]),
     ...(isSmall ? { scoBytes: 64 * KIB } : {}),
     ...(checkpoints.chance(0.5) ? { checkpointTlogs: checkpoints.pick([3, 10, 30]) } : {}),
   };
