@@ -7,6 +7,7 @@
 
 import { equalBytes, formatUuid, parseUuid } from "../base/bytes.js";
 import { StorageError } from "../base/errors.js";
+import { isLeftOf } from "../platform/smallfile.js";
 import type { World } from "../platform/world.js";
 import {
   ASD_FOLDER_VERSION,
@@ -71,7 +72,7 @@ async function formatFolder(
   if (!isAllowed) throw new StorageError("OVS_INVALID", `${path} is not the folder of an ASD`);
   const all = await files.list(path);
   // Left by a start that was killed while it wrote the identity: nothing was stored yet.
-  const halves = all.filter((name) => /^identity\.[0-9-]+\.tmp$/.test(name));
+  const halves = all.filter((name) => isLeftOf(name, "identity"));
   const found = all.filter((name) => name !== "lock" && !halves.includes(name));
   if (found.includes("index") || found.includes("extents")) {
     throw new StorageError("OVS_CORRUPT", `${path} has the data of a disk but no identity file`);

@@ -35,13 +35,7 @@ import { RateLimit } from "./ratelimit.js";
 import type { RepairHost } from "./repair.js";
 import { osdStatuses } from "./status.js";
 import type { ReadPart } from "./store.js";
-import {
-  type Upload,
-  type UploadCounters,
-  type UploadHost,
-  type UploadRequest,
-  upload,
-} from "./upload.js";
+import { noUploads, type Upload, type UploadHost, type UploadRequest, upload } from "./upload.js";
 import { verify } from "./verify.js";
 
 const CLIENT_ROLES = ["router", "manager", "cli", "edge", "test", "proxy"];
@@ -104,14 +98,7 @@ export class ProxyDaemon {
   readonly #room: Semaphore;
   readonly #readMemory: ArenaPool;
   readonly #finishing = new Set<Promise<void>>();
-  readonly #counters: UploadCounters = {
-    uploads: 0,
-    uploadBytes: 0,
-    storedBytes: 0,
-    replacedFragments: 0,
-    lateFragments: 0,
-    failedUploads: 0,
-  };
+  readonly #counters = noUploads();
   #addresses: Address[] = [];
   #uploading = 0;
   #state: ProxyStatus["state"] = "starting";

@@ -84,6 +84,18 @@ export interface UploadCounters {
   failedUploads: number;
 }
 
+/** Counters of nothing yet. */
+export function noUploads(): UploadCounters {
+  return {
+    uploads: 0,
+    uploadBytes: 0,
+    storedBytes: 0,
+    replacedFragments: 0,
+    lateFragments: 0,
+    failedUploads: 0,
+  };
+}
+
 /** What uploads share. */
 export interface UploadHost {
   readonly world: Pick<World, "clock" | "random" | "log" | "arena" | "codec">;

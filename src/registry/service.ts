@@ -13,6 +13,7 @@ import { MIB } from "../base/units.js";
 import { ArenaPool } from "../platform/arena.js";
 import type { KvStore } from "../platform/kv.js";
 import type { Address } from "../platform/network.js";
+import { isLeftOf } from "../platform/smallfile.js";
 import type { World } from "../platform/world.js";
 import type { Identity } from "../rpc/hello.js";
 import { type RpcConnection, type RpcRequest, RpcServer } from "../rpc/server.js";
@@ -175,7 +176,7 @@ export class RegistryDaemon {
     if (content === null) {
       const names = (await files.list(path)).filter((name) => name !== "lock");
       // What a process left that was killed while it wrote the identity does not matter.
-      const other = names.find((name) => !/^identity\.\d+-\d+\.tmp$/.test(name));
+      const other = names.find((name) => !isLeftOf(name, "identity"));
       if (other !== undefined) {
         const text = `${path} is no registry's folder: it holds "${other}" and no identity`;
         throw new StorageError("OVS_INVALID", text);

@@ -6,6 +6,7 @@ import { StorageError } from "../base/errors.js";
 import { CLUSTER_BYTES } from "../base/units.js";
 import type { FileStat, Files, OpenOptions } from "../platform/disk.js";
 import type { Descriptor, Descriptors } from "../platform/openfiles.js";
+import { temporaryOf } from "../platform/smallfile.js";
 import type { Device } from "./device.js";
 import { PathError } from "./device.js";
 import { FaultKind } from "./faults.js";
@@ -56,8 +57,8 @@ export class SimDescriptors implements Descriptors {
   async open(path: string, options: OpenOptions): Promise<Descriptor> {
     const { life } = this.#kernel;
     const endMs = life.timeline.nowMs + BUSY_MS;
-    for (let wanted = options; ; wanted = { ...options, exclusive: false }) {
-      const fd = await this.#attempt(path, wanted);
+    for (;;) {
+      const fd = await this.#attempt(path, options);
       if (fd >= 0) return { fd, direct: options.direct, blockBytes: 0 };
       if (life.timeline.nowMs > endMs) {
         throw new StorageError("OVS_BUSY", `${path} is being written by another process`);
@@ -211,7 +212,7 @@ export class SimFiles implements Files {
   }
 
   async writeSmall(path: string, content: Uint8Array): Promise<void> {
-    const temporary = `${path}.${this.#kernel.pid}-${++this.#temporaries}.tmp`;
+    const temporary = temporaryOf(path, this.#kernel.pid, ++this.#temporaries);
     const options = { create: true, exclusive: true, write: true };
     const kernel = this.#kernel;
     await kernel.call(changing("open", temporary), (device) => {

@@ -9,7 +9,7 @@ import { parsePolicy } from "../../src/backend/policy.js";
 import { RateLimit } from "../../src/backend/ratelimit.js";
 import { ensurePreset, registerOsd } from "../../src/backend/records.js";
 import type { RepairHost } from "../../src/backend/repair.js";
-import { type Upload, upload } from "../../src/backend/upload.js";
+import { noUploads, type Upload, upload } from "../../src/backend/upload.js";
 import { widthOf } from "../../src/backend/width.js";
 import { KIB, MIB } from "../../src/base/units.js";
 import { ArenaPool } from "../../src/platform/arena.js";
@@ -37,14 +37,7 @@ export class Lab {
   readonly damage: string[] = [];
   readonly data: number;
   readonly back: number;
-  readonly counters = {
-    uploads: 0,
-    uploadBytes: 0,
-    storedBytes: 0,
-    replacedFragments: 0,
-    lateFragments: 0,
-    failedUploads: 0,
-  };
+  readonly counters = noUploads();
   readonly #zeroes: number;
   readonly #parity: ArenaPool;
   #state = SEED;

@@ -79,6 +79,8 @@ t.test(`a vDisk is rebuilt from the backend alone, bit-identical (seed ${seed})`
   // A SCO that died and was removed after the last TLog is there again, dead, until it is removed
   // once more.
   t.ok(after.scos >= before.scos, `${after.scos} SCOs of ${before.scos}`);
+  const stored = host.store.names(NAMESPACE, "sco/").length;
+  t.equal(stored, before.scos, "the backend has those that counted before, and no others");
   await scribble(host, random, model, 100);
   await host.volume.sync(10_000);
   await until(() => !host.volume.destager.running, "reclaim comes to an end");

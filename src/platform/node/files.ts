@@ -8,6 +8,7 @@ import { assert } from "../../base/assert.js";
 import { StorageError } from "../../base/errors.js";
 import type { FileStat, Files } from "../disk.js";
 import { diskError, ERRNO_CODES } from "../diskerror.js";
+import { temporaryOf } from "../smallfile.js";
 
 /** Bytes of a sector in /sys, whatever the device says. */
 const SYS_SECTOR_BYTES = 512;
@@ -138,7 +139,7 @@ export class NodeFiles implements Files {
   }
 
   async writeSmall(file: string, content: Uint8Array): Promise<void> {
-    const temporary = `${file}.${process.pid}-${++this.#temporaries}.tmp`;
+    const temporary = temporaryOf(file, process.pid, ++this.#temporaries);
     try {
       const handle = await fs.promises.open(temporary, "wx", 0o600);
       try {
