@@ -21,7 +21,13 @@ import { collectGarbage, collectOrphans } from "./gc.js";
 import { readManifest } from "./manifests.js";
 import { listNamespaces } from "./namespaces.js";
 import { objectPath, splitPath, WIDTH_PREFIX } from "./paths.js";
-import { needsOf, type RepairHost, repairObject } from "./repair.js";
+import {
+  type Damage,
+  needsOf,
+  type RepairHost,
+  type RepairResult,
+  repairObject,
+} from "./repair.js";
 import { emptyTrash } from "./trash.js";
 import { removeNamespaces } from "./unmake.js";
 import { checkFragments, eachObject } from "./verify.js";
@@ -35,6 +41,8 @@ const QUEUE_MAX = 10_000;
 const BACKOFF_MS_MIN = 2000;
 const BACKOFF_MS_MAX = 300_000;
 const ATTEMPTS_MAX = 100_000;
+/** Tries of a repair that others overtake, at once: nothing is wrong with the object then. */
+const RACES_MAX = 4;
 /** Ticks between the passes while they find nothing. */
 const QUIET_TICKS = 5;
 
@@ -73,6 +81,8 @@ export class Maintenance {
   readonly #host: RepairHost;
   readonly #options: MaintenanceOptions;
   readonly #backoffs = new Map<string, Backoff>();
+  /** Objects with lost fragments that could not be mended: they wait for no other look at all. */
+  readonly #unmended = new Map<string, Candidate>();
   /** Keys of the list of those that lack width that an earlier pass has seen, and this round. */
   #seen = new Set<string>();
   #seenNow = new Set<string>();
@@ -209,9 +219,18 @@ export class Maintenance {
   async #pass(options: { isPatient: boolean }): Promise<void> {
     this.#noteChanges();
     const narrow = await this.#narrow(options);
-    const candidates = [...narrow, ...(await this.#onLost())];
-    this.#status.waitingObjects = this.#narrowObjects + candidates.length - narrow.length;
+    const lost = new Map<string, Candidate>();
+    for (const candidate of [...(await this.#again()), ...(await this.#onLost())]) {
+      lost.set(keyOf(candidate), candidate);
+    }
+    const candidates = [...narrow, ...lost.values()];
+    this.#status.waitingObjects = this.#narrowObjects + lost.size + this.#unmended.size;
     await this.#repairAll(candidates);
+    for (const [key, candidate] of lost) {
+      if (this.#backoffs.has(key) && this.#unmended.size < QUEUE_MAX) {
+        this.#unmended.set(key, candidate);
+      }
+    }
     const isTrashEmpty = await this.#trash();
     const removed = await removeNamespaces({
       world: this.#host.core.world,
@@ -219,8 +238,8 @@ export class Maintenance {
       isStopping: () => this.#isEnding(),
     });
     await this.#garbage();
-    const isQuiet = this.#isLostSettled && this.#seen.size === 0 && isTrashEmpty && removed === 0;
-    if (isQuiet && candidates.length === 0) {
+    const isSettled = this.#isLostSettled && this.#seen.size + this.#unmended.size === 0;
+    if (isSettled && isTrashEmpty && removed === 0 && candidates.length === 0) {
       this.#quietUntilMs = this.#now() + (QUIET_TICKS - 0.5) * this.#options.tickMs;
     }
     this.#status.lastPassMs = this.#host.core.world.clock.wallMs();
@@ -314,13 +333,28 @@ export class Maintenance {
     return { namespace, name, spare };
   }
 
+  /** Those that an earlier pass could not mend and that have waited long enough. */
+  async #again(): Promise<Candidate[]> {
+    const candidates: Candidate[] = [];
+    for (const [key, { namespace, name }] of this.#unmended) {
+      if (this.#isEnding()) break;
+      if (this.#isBackedOff(namespace, name)) continue;
+      this.#unmended.delete(key);
+      const entry = await this.#host.core.registry.get(objectPath(namespace, name));
+      if (entry === null) continue;
+      const candidate = await this.#candidate(namespace, name, entry);
+      if (candidate !== null) candidates.push(candidate);
+    }
+    return candidates;
+  }
+
   /** Objects with fragments on OSDs that do not count any more. */
   async #onLost(): Promise<Candidate[]> {
     const nowMs = this.#now();
     if (this.#isLostSettled || nowMs < this.#lostAtMs) return [];
     this.#lostAtMs = nowMs + VIEW_SETTLED_MS;
     const candidates: Candidate[] = [];
-    let found = 0;
+    let [found, isCut] = [0, false];
     for (const namespace of await listNamespaces(this.#host.core.registry)) {
       const { preset } = await this.#host.namespaces.get(namespace).catch(ignoreMissing);
       if (preset === "") continue;
@@ -328,12 +362,14 @@ export class Maintenance {
         const { wanted, spare } = needsOf(this.#host, readManifest(entry), preset, new Map());
         if (wanted.length === 0) return;
         found++;
-        if (this.#isBackedOff(namespace, name)) return;
+        const isWaiting = this.#unmended.has(keyOf({ namespace, name }));
+        if (isWaiting || this.#isBackedOff(namespace, name)) return;
         if (candidates.length < QUEUE_MAX) candidates.push({ namespace, name, spare });
+        else isCut = true;
       });
     }
     if (found === 0 && nowMs - this.#lostSinceMs >= VIEW_SETTLED_MS) this.#isLostSettled = true;
-    if (found > candidates.length && candidates.length > 0) this.#lostAtMs = 0;
+    if (isCut) this.#lostAtMs = 0;
     return candidates;
   }
 
@@ -351,7 +387,7 @@ export class Maintenance {
   async #mend({ namespace, name }: Candidate): Promise<void> {
     try {
       const isWhole = await this.#repairOne(namespace, name);
-      if (isWhole) this.#backoffs.delete(`${namespace}/${name}`);
+      if (isWhole) this.#backoffs.delete(keyOf({ namespace, name }));
       else this.#backOff(namespace, name);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
@@ -369,8 +405,7 @@ export class Maintenance {
   async #repairOne(namespace: string, name: string): Promise<boolean> {
     const { registry } = this.#host.core;
     const key = objectPath(namespace, name);
-    const result = await repairObject(this.#host, namespace, name, new Map());
-    this.#status.repairedFragments += result.repaired;
+    const result = await this.#repair(namespace, name, new Map());
     if (result.lacking > 0 || result.raced) return false;
     if (result.repaired > 0) return true;
     // By its manifest it is whole: then someone has seen damage. All of it is read.
@@ -378,13 +413,21 @@ export class Maintenance {
     if (entry === null) return true;
     const check = await checkFragments(this.#host, name, readManifest(entry));
     if (check.damage.size > 0) {
-      const again = await repairObject(this.#host, namespace, name, check.damage);
-      this.#status.repairedFragments += again.repaired;
+      const again = await this.#repair(namespace, name, check.damage);
       return check.unreachable === 0 && again.lacking === 0 && !again.raced;
     }
     if (check.unreachable > 0) return false;
     await this.#clearWidth(`${WIDTH_PREFIX}${namespace}/${name}`, key, entry.modRevision);
     return true;
+  }
+
+  /** As repairObject, again where someone was faster. */
+  async #repair(namespace: string, name: string, bad: Damage): Promise<RepairResult> {
+    for (let races = 1; ; races++) {
+      const result = await repairObject(this.#host, namespace, name, bad);
+      this.#status.repairedFragments += result.repaired;
+      if (!result.raced || races === RACES_MAX || this.#isEnding()) return result;
+    }
   }
 
   async #clearWidth(widthKey: string, objectKey: string, revision: number): Promise<void> {
@@ -396,12 +439,12 @@ export class Maintenance {
   }
 
   #isBackedOff(namespace: string, name: string): boolean {
-    const backoff = this.#backoffs.get(`${namespace}/${name}`);
+    const backoff = this.#backoffs.get(keyOf({ namespace, name }));
     return backoff !== undefined && this.#now() < backoff.untilMs;
   }
 
   #backOff(namespace: string, name: string): void {
-    const key = `${namespace}/${name}`;
+    const key = keyOf({ namespace, name });
     if (this.#backoffs.size >= ATTEMPTS_MAX) this.#backoffs.clear();
     const before = this.#backoffs.get(key)?.delayMs ?? BACKOFF_MS_MIN / 2;
     const delayMs = Math.min(BACKOFF_MS_MAX, 2 * before);
@@ -439,6 +482,10 @@ export class Maintenance {
     const orphans = await collectOrphans(this.#host.core);
     this.#status.collectedFragments += orphans.fragments;
   }
+}
+
+function keyOf({ namespace, name }: { namespace: string; name: string }): string {
+  return `${namespace}/${name}`;
 }
 
 function ignoreStorageError(error: unknown): void {

@@ -154,12 +154,11 @@ class ObjectRepair {
   }
 
   async run(wanted: number[]): Promise<RepairResult> {
-    const targets = this.#choose(wanted);
-    if (targets.length === 0) return { repaired: 0, lacking: wanted.length, raced: false };
     // As many at a time as fit half of the memory, at least one.
     const each = Math.max(1, Math.floor(this.#host.memory.bytes / 2 / this.#bytes));
     // What is made anew is not read: those that only move are left for the others to be made from.
-    const some = targets.slice(0, Math.min(each, Math.max(1, this.#manifest.policy.m)));
+    const some = this.#choose(wanted, Math.min(each, Math.max(1, this.#manifest.policy.m)));
+    if (some.length === 0) return { repaired: 0, lacking: wanted.length, raced: false };
     const memory = await this.#host.memory.take(some.length * this.#bytes);
     try {
       const crcs = await this.#rebuild(some, memory);
@@ -173,21 +172,30 @@ class ObjectRepair {
     }
   }
 
-  #choose(wanted: number[]): Target[] {
+  /** Places for up to `count` of the fragments. */
+  #choose(wanted: readonly number[], count: number): Target[] {
     const { pool, world } = this.#host.core;
     const { fragments } = this.#manifest;
-    const kept = fragments.filter((_, f) => !wanted.includes(f)).map(({ osd }) => pool.place(osd));
     const rules = rulesOf(this.#host, this.#manifest, this.#namespace.preset);
-    const places = choosePlaces(pool.writable(true), wanted.length, rules, kept, world.random);
-    return places.map((place, i) => {
-      const f = wanted[i]!;
+    const writable = pool.writable(true);
+    const targets: Target[] = [];
+    for (const f of wanted) {
+      if (targets.length === count) break;
+      // Each may be entered without any other: it fits beside where those are, and will be.
+      const taken: Place[] = targets.map(({ place }) => place);
+      fragments.forEach(({ osd }, other) => {
+        if (other !== f && osd !== 0) taken.push(pool.place(osd));
+      });
+      const [place] = choosePlaces(writable, 1, rules, taken, world.random);
+      if (place === undefined) continue;
       // P-C6: names are never used twice. The first one is taken also where no fragment was there
       // at the commit (version 0): the upload may have written it, and deletes such leftovers when
       // it likes. What another try of repair left under its name is collected when its mark is
       // found, also while this one commits: hence no two tries take the same step.
       const before = Math.max(fragments[f]!.version, FIRST_VERSION);
-      return { f, place, version: before + 1 + world.random.below(VERSION_STEP_MAX) };
-    });
+      targets.push({ f, place, version: before + 1 + world.random.below(VERSION_STEP_MAX) });
+    }
+    return targets;
   }
 
   /**

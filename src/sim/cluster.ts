@@ -80,8 +80,8 @@ export function someCluster(dice: Dice): ClusterOptions {
     readCacheBytes: dice.pick([0, 4]) * MIB,
     asdBytes: GIB,
     lostAfterMs: dice.pick([5_000, 600_000]),
-    // No less than a repair takes: each round of collection ends the epoch of those under way.
-    gcIntervalMs: dice.pick([4_000, 15_000]),
+    // 1 s is about as long as a repair takes: collection then overtakes repairs all the time.
+    gcIntervalMs: dice.pick([1_000, 4_000, 15_000]),
     ...(isSmall ? { scoBytes: 64 * KIB } : {}),
     ...(checkpoints.chance(0.5) ? { checkpointTlogs: checkpoints.pick([3, 10, 30]) } : {}),
   };
@@ -120,6 +120,8 @@ export class SimCluster {
   /** Where each ASD listens. */
   readonly #addresses: string[] = [];
   #moves = 0;
+  /** Disks that are being drained. */
+  readonly #draining = new Set<number>();
 
   constructor(scene: Scene, options: ClusterOptions) {
     this.scene = scene;
@@ -293,16 +295,18 @@ export class SimCluster {
     };
     await this.#insist(async () => {
       const { entries } = await readAll(this.operator, OSD_PREFIX, OSDS_MAX);
-      const active = entries.filter(
-        ({ value }) => decodeOsdRecord(value).state === OsdState.active,
-      );
-      isSpare = active.length > k + m;
+      const there = entries.filter(({ value }) => decodeOsdRecord(value).state !== OsdState.gone);
+      // Also those of other drains, marked or about to be.
+      this.#draining.add(i);
+      isSpare = there.length - this.#draining.size >= k + m;
       if (isSpare) await drainOsd(parts, await this.#idOf(diskUuid), count, DRAIN_MS);
     });
-    if (!isSpare) return false;
-    this.scene.trace.note("operator", `${this.asds[i]!.name} is empty`);
-    await this.replaceDisk(i);
-    return true;
+    if (isSpare) {
+      this.scene.trace.note("operator", `${this.asds[i]!.name} is empty`);
+      await this.replaceDisk(i);
+    }
+    this.#draining.delete(i);
+    return isSpare;
   }
 
   async #forget(diskUuid: string): Promise<void> {

@@ -5,6 +5,8 @@ import type { Dice } from "./dice.js";
 
 /** Mean time between two troubles where some kinds are asked for. */
 const MORE_EVERY_MS = 2000;
+/** And where a seed has had too few. */
+const PRESSED_EVERY_MS = 1000;
 
 export interface NemesisOptions {
   /** Mean time between two troubles in milliseconds. */
@@ -82,8 +84,6 @@ export function someTroubles(dice: Dice): NemesisOptions {
   for (const kind of FURTHER_TROUBLES) weights[kind] = more.chance(0.4) ? more.around(0.7) : 0;
   const later = dice.fork("later");
   for (const kind of LATER_TROUBLES) weights[kind] = later.chance(0.3) ? later.around(0.7) : 0;
-  // Some drains do not come to an end yet (seed 20308): they happen when they are asked for only.
-  weights["drained disk"] = 0;
   const lastMs = dice.fork("lasting").pick([1000, 3000, 3000, 10_000]);
   return { everyMs, lastMs, weights, omit: () => false };
 }
@@ -95,4 +95,15 @@ export function withMore(options: NemesisOptions, kinds: readonly TroubleKind[])
   const sum = ALL_TROUBLES.reduce((total, kind) => total + weights[kind], 0);
   for (const kind of kinds) weights[kind] += sum / kinds.length;
   return { ...options, everyMs: Math.min(options.everyMs, MORE_EVERY_MS), weights };
+}
+
+/** Of a seed that has had too few: kinds that have an effect whatever else the seed is like. */
+export function pressed(options: NemesisOptions): NemesisOptions {
+  const weights = Object.fromEntries(ALL_TROUBLES.map((kind) => [kind, 0])) as Record<
+    TroubleKind,
+    number
+  >;
+  const sure = ["kill router", "kill asd", "freeze process", "partition", "slow disk"] as const;
+  for (const kind of sure) weights[kind] = 1;
+  return { ...options, everyMs: Math.min(options.everyMs, PRESSED_EVERY_MS), weights };
 }

@@ -9,7 +9,7 @@
 
 import type { SimCluster } from "./cluster.js";
 import type { Dice } from "./dice.js";
-import { ALL_TROUBLES, type NemesisOptions, type TroubleKind } from "./kinds.js";
+import { ALL_TROUBLES, type NemesisOptions, pressed, type TroubleKind } from "./kinds.js";
 import { Reach, type Trouble } from "./reach.js";
 import type { Scene } from "./scene.js";
 import { diskTroubles } from "./troubledisk.js";
@@ -21,7 +21,7 @@ import { stepTroubles } from "./troublestep.js";
 export class Nemesis {
   readonly #scene: Scene;
   readonly #dice: Dice;
-  readonly #options: NemesisOptions;
+  #options: NemesisOptions;
   readonly #reach: Reach;
   readonly #undo = new Set<() => void>();
   readonly #troubles: Record<TroubleKind, Trouble>;
@@ -51,6 +51,11 @@ export class Nemesis {
   start(): void {
     this.#running = true;
     this.#later();
+  }
+
+  /** From now on troubles are of kinds that count in any seed, and follow soon. */
+  press(): void {
+    this.#options = pressed(this.#options);
   }
 
   /** Ends all troubles; none begins any more. */

@@ -215,10 +215,15 @@ class Run {
     this.#nemesis.start();
     this.#chores.start();
     const untilMs = timeline.nowMs + this.#options.seconds * 1000;
-    while (timeline.nowMs < untilMs || this.#lacksFaults(untilMs)) {
-      await sleep(PEEK_MS);
-      this.#journalsAreBounded();
-    }
+    const looks = async (isOver: () => boolean) => {
+      while (!isOver()) {
+        await sleep(PEEK_MS);
+        this.#journalsAreBounded();
+      }
+    };
+    await looks(() => timeline.nowMs >= untilMs);
+    if (this.#lacksFaults(untilMs)) this.#nemesis.press();
+    await looks(() => !this.#lacksFaults(untilMs));
     this.#nemesis.heal();
     this.#chores.stop();
     this.#scene.trace.note("run", "all troubles are over");

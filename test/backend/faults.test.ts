@@ -199,6 +199,31 @@ t.test("more OSDs of an object than it can lose are drained at once", async (t) 
   t.ok(await lab.isRight("o", 0, 500 * KIB));
 });
 
+t.test("repair that is done in part leaves no two fragments on one OSD", async (t) => {
+  const lab = await Lab.start(t, { osds: 6, policies: ["4,2,6,9"] });
+  const names = Array.from({ length: 10 }, (_, i) => `o${i}`);
+  for (const name of names) await lab.put(name, 48 * KIB);
+  // Two are damaged on disks that live, and one of these takes nothing.
+  lab.osds.get(2)!.does.losesAnswers = true;
+  const osdsOf = async (name: string) => {
+    const entry = await lab.registry.get(`/ns/ns/o/${name}`);
+    return decodeManifest(entry!.value).fragments;
+  };
+  const repairs = names.map(async (name) => {
+    const bad = (await osdsOf(name))
+      .map(({ osd, version }, f) => ({ osd, version, f }))
+      .filter(({ osd }) => osd <= 2)
+      .map(({ version, f }) => [f, version] as const);
+    t.equal(bad.length, 2);
+    return await repairObject(lab.repairs, "ns", name, new Map(bad));
+  });
+  const results = await Promise.allSettled(repairs);
+  for (const { status } of results) t.equal(status, "rejected", "one has no place");
+  for (const name of names) {
+    t.equal(new Set((await osdsOf(name)).map(({ osd }) => osd)).size, 6);
+  }
+});
+
 t.test("repair does not use the name that a failed write of the upload has used", async (t) => {
   const lab = await Lab.start(t);
   lab.osds.get(3)!.does.losesAnswers = true;
@@ -410,6 +435,30 @@ t.test("readers tell of damage, and maintenance finds and mends it", async (t) =
     leaked: 0,
   });
   await maintenance.stop();
+});
+
+t.test("an object of a lost disk that cannot be mended at once is tried again soon", async (t) => {
+  const lab = await Lab.start(t, { osds: 7 });
+  await lab.put("o", 300 * KIB);
+  await lab.isRight("o", 0, 4096);
+  const lost = lab.places("o")[1]!;
+  const others = lab.all.filter((osd) => osd !== lost);
+  for (const osd of others) osd.does.full = true;
+  await setOsdState(lab.home.registry, lost.id, OsdState.draining);
+  await lab.core.topology.refresh();
+  const options = { id: "m", tickMs: 20, gcIntervalMs: 1e9, parallel: 2 };
+  const maintenance = new Maintenance(lab.repairs, options);
+  t.teardown(() => maintenance.stop());
+  // None of them says that it is full: repair tries, and fails.
+  for (const osd of others) Object.defineProperty(osd, "full", { value: false });
+  maintenance.start();
+  while (maintenance.status.failedRepairs === 0) await lab.world.clock.sleep(5);
+  for (const osd of others) osd.does.full = false;
+  const untilMs = lab.world.clock.nowMs() + 30_000; // Half of the time to the next look at all.
+  while (maintenance.status.repairedFragments === 0 && lab.world.clock.nowMs() < untilMs) {
+    await lab.world.clock.sleep(20);
+  }
+  t.match(maintenance.status, { repairedFragments: 1 });
 });
 
 t.test("a long list of objects that cannot be mended now hides none that can", async (t) => {
