@@ -36,6 +36,8 @@ const PARTIAL_CHANCE = 0.2;
 const LATE_CHANCE = 0.3;
 const LATE_MS = 5;
 const LATE_LONG_MS = 1000;
+/** Mean time that a read takes which the disk tries again and again. */
+const SLOW_READ_MS = 1500;
 
 const State = { Free: 0, Pending: 1, Done: 2 } as const;
 
@@ -148,7 +150,11 @@ class SimEngine implements Engine {
       isChange ||= !isRead(kind[slot]!);
     }
     if (group.length > 1 && dice.chance(0.3)) group.reverse();
-    const totalMs = device.latencyMs(isSync ? "sync" : "transfer", bytes);
+    let totalMs = device.latencyMs(isSync ? "sync" : "transfer", bytes);
+    const { path } = this.#descriptors.at(fd[group[0]!]!);
+    // The disk itself tries again, while others of its requests go on.
+    const isHard = !isChange && device.faults.strikes(FaultKind.SlowRead, path);
+    if (isHard) totalMs += dice.around(SLOW_READ_MS);
     if (isChange && dice.chance(EARLY_CHANCE)) {
       const work = dice.chance(PARTIAL_CHANCE)
         ? () => this.#affectInPart(group)

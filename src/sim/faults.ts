@@ -17,6 +17,7 @@ export const FaultKind = {
   BadRange: "unreadable range",
   Full: "full",
   Slow: "slow",
+  SlowRead: "slow read",
   Dead: "dead device",
   Wiped: "wiped device",
   CorruptStore: "corrupt store",

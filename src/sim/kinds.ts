@@ -69,7 +69,14 @@ export const LATER_TROUBLES = [
   "drained disk",
   "restart of all",
 ] as const;
-export const ALL_TROUBLES = [...TROUBLES, ...FURTHER_TROUBLES, ...LATER_TROUBLES] as const;
+/** As those. */
+export const LATEST_TROUBLES = ["slow reads"] as const;
+export const ALL_TROUBLES = [
+  ...TROUBLES,
+  ...FURTHER_TROUBLES,
+  ...LATER_TROUBLES,
+  ...LATEST_TROUBLES,
+] as const;
 export type TroubleKind = (typeof ALL_TROUBLES)[number];
 
 /** Weights of a seed: about half of the kinds, some of them wild. */
@@ -84,6 +91,8 @@ export function someTroubles(dice: Dice): NemesisOptions {
   for (const kind of FURTHER_TROUBLES) weights[kind] = more.chance(0.4) ? more.around(0.7) : 0;
   const later = dice.fork("later");
   for (const kind of LATER_TROUBLES) weights[kind] = later.chance(0.3) ? later.around(0.7) : 0;
+  const latest = dice.fork("latest");
+  for (const kind of LATEST_TROUBLES) weights[kind] = latest.chance(0.4) ? latest.around(0.7) : 0;
   const lastMs = dice.fork("lasting").pick([1000, 3000, 3000, 10_000]);
   return { everyMs, lastMs, weights, omit: () => false };
 }

@@ -239,6 +239,7 @@ class Run {
       }
     };
     await watch("all daemons serve", async () => this.#allServe());
+    await watch("no disk is called full any more", async () => this.#haveRoom());
     await watch("clients get their work done", async () => !this.#lacksRequests());
     await watch("every chore ends", async () => this.#chores.underWay === 0);
     let stopped = 0;
@@ -381,6 +382,14 @@ class Run {
   #allServe(): boolean {
     if (this.#nemesis.underWay > 0) return false;
     return this.#cluster.processes.every((process) => process.isReady);
+  }
+
+  /** Every proxy answers, and to none of them a disk is full: those have room for far more. */
+  async #haveRoom(): Promise<boolean> {
+    const { backend, proxies } = this.#cluster;
+    const statuses = await this.#ask(() => backend.proxyStatuses(2_000));
+    if (statuses === null || statuses.length < proxies.length) return false;
+    return statuses.every(({ osds }) => osds.every(({ full }) => !full));
   }
 
   #hasStray(): boolean {

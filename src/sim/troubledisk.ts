@@ -49,6 +49,12 @@ function states(reach: Reach) {
       faults.slow(2 + dice.around(20));
       return () => faults.slow(1);
     },
+    /** Some of its reads take seconds, all others as long as ever. */
+    "slow reads": (dice) => {
+      const { faults, mount } = some(dice);
+      faults.rates(mount, { [FaultKind.SlowRead]: dice.share() * 0.5 });
+      return () => faults.rates(mount, null);
+    },
     "slow front disk": (dice) => {
       reach.meets(cluster.front.name);
       const { faults } = cluster.front.storage.deviceOf("/router");

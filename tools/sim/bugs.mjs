@@ -144,6 +144,13 @@ export const BUGS = [
     replace: "",
   },
   {
+    name: "a restart does not notice that the host was rebooted",
+    rule: "A8",
+    file: "src/volume/recovery.ts",
+    find: "const rebooted = !equalBytes(bootId, this.#world.bootId);",
+    replace: "const rebooted = bootId.byteLength === 0;",
+  },
+  {
     name: "after a reboot the map is trusted although it was not synced",
     rule: "A9",
     file: "src/volume/rebuild.ts",
@@ -205,8 +212,8 @@ export const BUGS = [
     name: "repair uses a fragment's name again",
     rule: "C6",
     file: "src/backend/repair.ts",
-    find: "version: before + 1 + world.random.below(VERSION_STEP_MAX) };",
-    replace: "version: fragments[f]!.version };",
+    find: "version: before + 1 + world.random.below(VERSION_STEP_MAX) });",
+    replace: "version: fragments[f]!.version });",
   },
   {
     name: "repair does not compare what it replaces",
@@ -221,6 +228,13 @@ export const BUGS = [
     file: "src/registry/embedded.ts",
     find: "await this.#store.write(group.batch, { sync: true });",
     replace: "await this.#store.write(group.batch, { sync: false });",
+  },
+  {
+    name: "a lease that has run out keeps its keys",
+    rule: "C7",
+    file: "src/registry/leases.ts",
+    find: "      this.#onExpired(lease);\n",
+    replace: "",
   },
   {
     name: "an ASD answers before its index is written",
