@@ -5,6 +5,7 @@
 import { KIB, MIB } from "../src/base/units.js";
 import { MemoryPool } from "../src/sim/memory.js";
 import { type Plan, planOf, runSeed } from "../src/sim/run.js";
+import { FailureDomain } from "../src/wire/generated/manifest.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line } from "./lib/stats.js";
 
@@ -68,6 +69,7 @@ function planOfTwelve(seed: number): Plan {
       ...plan.cluster,
       asds: ASDS,
       diskHosts: ASDS,
+      domain: FailureDomain.disk,
       proxies: 2,
       threads: 2,
       policy: { k: 4, m: 2, c: 5, x: 6 },

@@ -35,7 +35,9 @@ import { SimWorld } from "./world.js";
 export interface ClusterOptions {
   asds: number;
   /** Hosts that the ASDs are spread over. */
+  /** Each is a node, and a rack of its own; every other one at the other site. */
   diskHosts: number;
+  domain: FailureDomain;
   proxies: number;
   threads: number;
   policy: Policy;
@@ -59,14 +61,19 @@ export function someCluster(dice: Dice): ClusterOptions {
     { k: 4, m: 2, c: 5, x: 6 },
     { k: 3, m: 2, c: 5, x: 1 },
   ];
-  const policy = dice.pick(policies);
-  const asds = policy.k + policy.m + dice.below(3);
+  const drawn = dice.pick(policies);
+  const asds = drawn.k + drawn.m + dice.below(3);
+  const spread = dice.fork("spread");
+  const isShared = spread.chance(0.4);
+  // Two disks a host: a domain above the disk has to take two fragments.
+  const policy = isShared ? { ...drawn, x: 2 } : drawn;
   // Small SCOs are soon mostly garbage: their clusters are moved (P-F2).
   const isSmall = dice.fork("small SCOs").chance(0.5);
   const checkpoints = dice.fork("checkpoints");
   return {
     asds,
-    diskHosts: asds,
+    diskHosts: isShared ? Math.ceil(asds / 2) : asds,
+    domain: spread.pick([FailureDomain.disk, FailureDomain.node, FailureDomain.rack]),
     proxies: dice.between(1, 2),
     threads: dice.between(1, 2),
     policy,
@@ -87,7 +94,6 @@ export function someCluster(dice: Dice): ClusterOptions {
   };
 }
 
-const DOMAIN = FailureDomain.disk;
 const REGISTRY = "tcp:127.1.0.1:7000";
 const CONTROL = "tcp:127.1.0.1:7100";
 const ASD_PORT = 7300;
@@ -198,7 +204,7 @@ export class SimCluster {
     await this.#until("the registry is ready", () => this.registry.isReady);
     await ensurePreset(this.operator, "default", {
       policies: [policy],
-      domain: DOMAIN,
+      domain: this.options.domain,
     });
     for (const asd of this.asds) asd.keep();
     await this.#until("the ASDs are ready", () => this.asds.every((asd) => asd.isReady));
@@ -356,7 +362,7 @@ export class SimCluster {
       const uuid = toHex(parseUuid(this.#diskUuids[i]!));
       indexes.set(uuid, only(asd.spec.host, this.#diskPaths()[i]!));
     }
-    return audit({ registry: only(this.front, "/registry"), indexes, domain: DOMAIN });
+    return audit({ registry: only(this.front, "/registry"), indexes, domain: this.options.domain });
   }
 
   #addProxies(): string[] {
@@ -386,10 +392,17 @@ export class SimCluster {
       address: () => this.#addresses[i]!,
       cluster: this.uuid,
       diskUuid: () => this.#diskUuids[i]!,
+      place: this.#placeOf(i),
       capacityBytes: this.options.asdBytes,
       format: () => !this.#known.has(i),
     });
     this.asds.push(new SimProcess(spec));
+  }
+
+  #placeOf(i: number): { site: string; rack: string; node: string } {
+    const number = i % this.diskHosts.length;
+    const node = this.diskHosts[number]!.name;
+    return { site: `s${number % 2}`, rack: `r${number}`, node };
   }
 
   #diskPaths(): string[] {
@@ -414,9 +427,7 @@ export class SimCluster {
       clusterUuid: this.uuid,
       address: this.#addresses[i]!,
       capacityBytes: stats.capacityBytes,
-      site: "s",
-      rack: "r",
-      node: `asd-${i}`,
+      ...this.#placeOf(i),
     });
   }
 

@@ -72,6 +72,7 @@ export interface AsdSpecOptions {
   cluster: string;
   /** Asked at each start: a disk that was replaced has another one. */
   diskUuid: () => string;
+  place: { site: string; rack: string; node: string };
   capacityBytes: number;
   /** Asked at each start: may an empty disk be made an ASD's? */
   format: () => boolean;
@@ -83,7 +84,7 @@ export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
   const make = (life: Life, die: (reason: string) => void): Running => {
     const world = new SimWorld(host, life, { arenaBytes: 18 * MIB, receivePoolBytes: 8 * MIB });
     const diskUuid = options.diskUuid();
-    const place = { clusterUuid: cluster, diskUuid, site: "s", rack: "r", node: host.name };
+    const place = { clusterUuid: cluster, diskUuid, ...options.place };
     return new AsdDaemon(world, {
       path,
       addresses: [options.address()],

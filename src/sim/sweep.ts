@@ -13,6 +13,7 @@ import { messageOf, StorageError } from "../base/errors.js";
 import { KIB, MIB } from "../base/units.js";
 import { RequestKind } from "../nbd/target.js";
 import { runInTicks } from "../platform/node/ticks.js";
+import { FailureDomain } from "../wire/generated/manifest.js";
 import { type ClusterOptions, SimCluster } from "./cluster.js";
 import { UNIT_BYTES } from "./history.js";
 import type { SimHost } from "./host.js";
@@ -87,6 +88,7 @@ const VDISK_BYTES = 256 * KIB;
 const CLUSTER: ClusterOptions = {
   asds: 3,
   diskHosts: 3,
+  domain: FailureDomain.disk,
   proxies: 1,
   threads: 1,
   policy: { k: 2, m: 1, c: 3, x: 1 },

@@ -200,7 +200,7 @@ export class Witness {
         this.#broken(`${key}: fragment ${f} goes from version ${old} to ${version}`);
     }
     const most = Math.max(0, ...perOsd.values());
-    if (most > manifest.policy.x) this.#broken(`${key} has ${most} fragments on one OSD`);
+    if (most > 1) this.#broken(`${key} has ${most} fragments on one OSD`);
     this.#manifests.set(key, manifest);
   }
 
