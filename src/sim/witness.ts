@@ -5,7 +5,7 @@
 // not matter.
 
 import { missingFragments, readManifest } from "../backend/manifests.js";
-import { readNumber, widthPath } from "../backend/paths.js";
+import { readNumber, TRASH_PREFIX, widthPath } from "../backend/paths.js";
 import { toHex } from "../base/bytes.js";
 import { messageOf, StorageError } from "../base/errors.js";
 import type { Registry, RegistryEntry, WatchEvent } from "../registry/registry.js";
@@ -37,6 +37,8 @@ export class Witness {
   readonly #numbers = new Map<string, number>();
   readonly #owners = new Map<string, VdiskOwner>();
   readonly #manifests = new Map<string, Manifest>();
+  /** Keys of those that are the last ones: no event of them was missed. */
+  readonly #current = new Set<string>();
   /** Where each fragment lies or lay, by its name. */
   readonly #fragments = new Map<string, number>();
   /** The last TLog of each namespace. */
@@ -104,6 +106,7 @@ export class Witness {
       if (revision < this.#revision) this.#broken(`it was at revision ${this.#revision} before`);
       this.#revision = revision;
       this.#tlogs.clear();
+      this.#current.clear();
       this.#numbers.clear();
       for (const entry of entries) if (entry !== null) this.#onNumber(entry);
     } catch (error) {
@@ -114,12 +117,13 @@ export class Witness {
   #look({ kind, entry }: WatchEvent, events: readonly WatchEvent[]): void {
     const { key } = entry;
     const [, namespace, name] = OBJECT_KEY.exec(key) ?? [];
-    if (kind === "delete") this.#manifests.delete(key);
+    if (kind === "delete") this.#onEnd(key, events);
     else if (NUMBER_KEY.test(key)) this.#onNumber(entry);
     else if (OWNER_KEY.test(key)) this.#onOwner(entry);
     else if (namespace !== undefined) {
       const manifest = readManifest(entry);
       if (entry.version === 1) this.#onCommit(namespace, name!, manifest, events);
+      this.#nothingIsForgotten(key, manifest, events);
       this.#onManifest(key, manifest);
     }
   }
@@ -166,7 +170,35 @@ export class Witness {
     if (missingFragments(manifest).length > 0 && !isNoted) {
       this.#broken(`${name} is committed with ${there} fragments, and nobody is told`);
     }
+    const id = toHex(manifest.objectId);
+    for (const [f, { osd, version }] of fragments.entries()) {
+      const isUsed = osd !== 0 && this.#fragments.has(`${id}/${f}/${version}`);
+      if (isUsed) this.#broken(`${name}: what was deleted is committed again`);
+    }
     if (name.startsWith(TLOG)) this.#onTlog(namespace, name);
+  }
+
+  #onEnd(key: string, events: readonly WatchEvent[]): void {
+    if (OBJECT_KEY.test(key)) this.#nothingIsForgotten(key, null, events);
+    this.#manifests.delete(key);
+    this.#current.delete(key);
+  }
+
+  /**
+   * P-C6: a change is made from the manifest that it replaces. What that one named and the new one
+   * (null: there is none) does not name goes to the trash with the same transaction.
+   */
+  #nothingIsForgotten(key: string, now: Manifest | null, events: readonly WatchEvent[]): void {
+    const before = this.#current.has(key) ? this.#manifests.get(key) : undefined;
+    this.#current.add(key);
+    if (before === undefined) return;
+    const kept = new Set(now === null ? [] : namesOf(now));
+    for (const { kind, entry } of events) {
+      if (kind !== "put" || !entry.key.startsWith(TRASH_PREFIX)) continue;
+      for (const name of namesOf(readManifest(entry))) kept.add(name);
+    }
+    const lost = namesOf(before).filter((name) => !kept.has(name));
+    if (lost.length > 0) this.#broken(`${key}: fragment ${lost[0]} is forgotten, not trash`);
   }
 
   /** P-A9: TLogs are numbered without gaps. */
@@ -207,4 +239,10 @@ export class Witness {
   #broken(words: string): void {
     this.#options.onViolation(`the registry, revision ${this.#revision}: ${words}`);
   }
+}
+
+/** Names of the fragments that a manifest has. */
+function namesOf({ objectId, fragments }: Manifest): string[] {
+  const id = toHex(objectId);
+  return fragments.flatMap(({ osd, version }, f) => (osd === 0 ? [] : [`${id}/${f}/${version}`]));
 }

@@ -3,7 +3,14 @@
 // them is not.
 
 import t from "tap";
-import { fencePath, gcPath, numberValue, objectPath, widthPath } from "../../src/backend/paths.js";
+import {
+  fencePath,
+  gcPath,
+  numberValue,
+  objectPath,
+  trashPath,
+  widthPath,
+} from "../../src/backend/paths.js";
 import type { Registry, WatchEvent } from "../../src/registry/registry.js";
 import { Timeline } from "../../src/sim/timeline.js";
 import { Witness } from "../../src/sim/witness.js";
@@ -40,6 +47,13 @@ const put = (key: string, value: Uint8Array, version = 1): WatchEvent => {
 };
 const object = (manifest: Manifest, name = "sco/1", version = 1) =>
   put(objectPath(NS, name), packManifest(manifest), version);
+/** The record of fragments that are named no more. */
+const trash = (manifest: Manifest) =>
+  put(trashPath(NS, manifest.objectId, "all"), packManifest(manifest));
+const end = (name: string): WatchEvent => ({
+  ...put(objectPath(NS, name), NOTHING),
+  kind: "delete",
+});
 const fence = (epoch: number) => put(fencePath(NS), numberValue(epoch));
 const gc = (epoch: number) => put(gcPath(NS), numberValue(epoch));
 const WHOLE: Array<[number, number]> = [
@@ -75,7 +89,13 @@ t.test("what keeps the rules is not told", (t) => {
     [2, 3],
     [4, 2],
   ]);
-  t.same(saidOf([object(some(WHOLE))], [object(repaired, "sco/1", 2)]), []);
+  const old = some([
+    [0, 0],
+    [2, 1],
+    [3, 1],
+  ]);
+  t.same(saidOf([object(some(WHOLE))], [object(repaired, "sco/1", 2), trash(old)]), []);
+  t.same(saidOf([object(some(WHOLE))], [end("sco/1"), trash(some(WHOLE))]), []);
   t.same(saidOf([fence(3)], [gc(9)], [object(some(WHOLE, { ownerEpoch: 3, gcEpoch: 10 }))]), []);
   const next = some(WHOLE, { objectId: new Uint8Array(16).fill(9) });
   t.same(saidOf([object(some(WHOLE), "tlog/1")], [object(next, "tlog/2")]), []);
@@ -107,7 +127,16 @@ t.test("what breaks a rule is told", (t) => {
     [2, 5],
     [3, 1],
   ];
-  one(/version 5 to 1/, [object(some(low))], [object(some(WHOLE), "sco/1", 2)]);
+  one(/version 5 to 1/, [object(some(low))], [object(some(WHOLE), "sco/1", 2), trash(some(low))]);
+  const moved = some([WHOLE[0]!, [4, 2], WHOLE[2]!]);
+  one(/fragment \w+\/1\/1 is forgotten/, [object(some(WHOLE))], [object(moved, "sco/1", 2)]);
+  one(/is forgotten/, [object(some(WHOLE))], [end("sco/1")]);
+  one(
+    /deleted is committed again/,
+    [object(some(WHOLE))],
+    [end("sco/1"), trash(some(WHOLE))],
+    [object(some([WHOLE[0]!, [4, 2], [5, 2]]))],
+  );
   one(/2 fragments on one OSD/, [object(some([WHOLE[0]!, [1, 1], WHOLE[2]!]))]);
   const other = some(WHOLE, { objectId: new Uint8Array(16).fill(9) });
   one(/TLog 3 .* after 1/, [object(some(WHOLE), "tlog/1")], [object(other, "tlog/3")]);
