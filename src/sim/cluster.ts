@@ -217,6 +217,12 @@ export class SimCluster {
     for (const { name, sizeBytes } of vdisks) await this.routerClient.create(name, sizeBytes);
   }
 
+  /** Where an ASD serves now, and which disk. */
+  placeOf(i: number): { address: string; clusterUuid: string; diskUuid: string } {
+    const diskUuid = this.#diskUuids[i]!;
+    return { address: this.#addresses[i]!, clusterUuid: this.uuid, diskUuid };
+  }
+
   /** Opens a connection to a vDisk, as a client on the router's host. */
   async connect(vdisk: string, onEnd: () => void): Promise<BlockConnection> {
     const client = await SimNbdClient.connect({
@@ -411,9 +417,7 @@ export class SimCluster {
 
   async #statsOf(i: number): Promise<AsdStats> {
     const client = new AsdClient(this.#world, {
-      address: this.#addresses[i]!,
-      clusterUuid: this.uuid,
-      diskUuid: this.#diskUuids[i]!,
+      ...this.placeOf(i),
       self: { role: "manager", id: "", cluster: this.uuid },
     });
     return await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());

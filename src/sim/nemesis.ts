@@ -64,6 +64,12 @@ export class Nemesis {
     for (const undo of [...this.#undo]) undo();
   }
 
+  /** Numbers of the ASDs whose disks lose nothing. */
+  get sturdy(): number[] {
+    const { asds } = this.#reach.cluster;
+    return [...asds.keys()].filter((i) => !this.#reach.weak.includes(asds[i]!));
+  }
+
   /** Processes that are being stopped, or whose disk is being replaced. */
   get underWay(): number {
     return this.#reach.held.size;

@@ -16,6 +16,7 @@ import { Dice } from "./dice.js";
 import { type NemesisOptions, someTroubles, type TroubleKind } from "./kinds.js";
 import type { MemoryPool } from "./memory.js";
 import { Meter } from "./meter.js";
+import { Neighbour, type NeighbourOptions, someNeighbour } from "./neighbour.js";
 import { Nemesis } from "./nemesis.js";
 import { Scene } from "./scene.js";
 import type { TraceLine } from "./trace.js";
@@ -79,6 +80,7 @@ export interface Plan {
   chores: ChoreOptions;
   /** Of vDisks that are made during the run. */
   extraHabits: Habits;
+  neighbour: NeighbourOptions;
   /** After the clean stop the router's data are lost, and come back from the backend. */
   losesRouter: boolean;
 }
@@ -96,6 +98,7 @@ export function planOf(seed: number): Plan {
     nemesis: someTroubles(dice.fork("troubles")),
     chores: someChores(dice.fork("chores")),
     extraHabits: someHabits(dice.fork("extra habits"), EXTRA_LOAD),
+    neighbour: someNeighbour(dice.fork("neighbour")),
     losesRouter: end.chance(0.5),
   };
 }
@@ -118,6 +121,7 @@ class Run {
   readonly #nemesis: Nemesis;
   readonly #chores: Chores;
   readonly #plan: Plan;
+  readonly #neighbour: Neighbour;
   /** Greatest share of their bound that the journals' files have taken. */
   #fullest = 0;
   #wellMs = 0;
@@ -146,6 +150,23 @@ class Run {
     this.#nemesis = new Nemesis(this.#cluster, plan.nemesis, () => {
       for (const client of this.#clients) client.powerLost();
     });
+    this.#neighbour = this.#addNeighbour();
+  }
+
+  #addNeighbour(): Neighbour {
+    const { neighbour, nemesis } = this.#plan;
+    const dice = this.#scene.dice.fork("neighbour at work");
+    // What it keeps on a disk does not move away when that is drained.
+    const everyMs = nemesis.weights["drained disk"] > 0 ? 0 : neighbour.everyMs;
+    return new Neighbour(
+      this.#cluster,
+      { ...neighbour, everyMs },
+      {
+        dice,
+        asd: dice.pick(this.#nemesis.sturdy),
+        onViolation: (words) => this.#fail(words),
+      },
+    );
   }
 
   #addClient(name: string, sizeBytes: number, habits: Habits): Workload {
@@ -214,6 +235,7 @@ class Run {
     for (const client of this.#clients) client.start();
     this.#nemesis.start();
     this.#chores.start();
+    this.#neighbour.start();
     const untilMs = timeline.nowMs + this.#options.seconds * 1000;
     const looks = async (isOver: () => boolean) => {
       while (!isOver()) {
@@ -226,6 +248,7 @@ class Run {
     await looks(() => !this.#lacksFaults(untilMs));
     this.#nemesis.heal();
     this.#chores.stop();
+    this.#neighbour.stop();
     this.#scene.trace.note("run", "all troubles are over");
     const endMs = timeline.nowMs + QUIET_MS;
     const watch = async (what: string, isWell: () => Promise<boolean>) => {
@@ -244,7 +267,9 @@ class Run {
     await watch("every chore ends", async () => this.#chores.underWay === 0);
     let stopped = 0;
     for (const client of this.#clients) void client.stop().then(() => stopped++);
-    await watch("every request ends", async () => stopped === this.#clients.length);
+    await watch("every request ends", async () => {
+      return stopped === this.#clients.length && !this.#neighbour.isBusy;
+    });
     await this.#allIsWell(watch);
     this.#wellMs = timeline.nowMs - (endMs - QUIET_MS);
     await this.#cluster.stop();
@@ -377,6 +402,9 @@ class Run {
     let read = 0;
     for (const client of this.#clients) void client.readAll().then(() => read++);
     await watch("everything is read", async () => read === this.#clients.length);
+    let isRead = false;
+    void this.#neighbour.readAll().then(() => (isRead = true));
+    await watch("the neighbour's keys are read", async () => isRead);
   }
 
   #allServe(): boolean {
