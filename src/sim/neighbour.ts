@@ -135,13 +135,13 @@ export class Neighbour {
     this.#actors++;
     let goesOn = true;
     for (let i = 0; goesOn && i < this.#options.length; i++) {
-      const key = this.#someKey();
       const { readShare, deleteShare } = this.#options;
       const isRead = this.#dice.chance(readShare);
       const isDelete = this.#dice.chance(deleteShare);
-      goesOn = await this.#with((client, at) =>
-        isRead ? this.#read(client, at, key) : this.#change(client, at, key, isDelete),
-      );
+      goesOn = await this.#with((client, at) => {
+        const key = this.#someKey();
+        return isRead ? this.#read(client, at, key) : this.#change(client, at, key, isDelete);
+      });
     }
     this.#actors--;
   }
