@@ -218,7 +218,7 @@ export class SimCluster {
   }
 
   /** Where an ASD serves now, and which disk. */
-  placeOf(i: number): { address: string; clusterUuid: string; diskUuid: string } {
+  whereIs(i: number): { address: string; clusterUuid: string; diskUuid: string } {
     const diskUuid = this.#diskUuids[i]!;
     return { address: this.#addresses[i]!, clusterUuid: this.uuid, diskUuid };
   }
@@ -417,7 +417,7 @@ export class SimCluster {
 
   async #statsOf(i: number): Promise<AsdStats> {
     const client = new AsdClient(this.#world, {
-      ...this.placeOf(i),
+      ...this.whereIs(i),
       self: { role: "manager", id: "", cluster: this.uuid },
     });
     return await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());
