@@ -217,12 +217,6 @@ export class SimCluster {
     for (const { name, sizeBytes } of vdisks) await this.routerClient.create(name, sizeBytes);
   }
 
-  /** Where an ASD serves now, and which disk. */
-  whereIs(i: number): { address: string; clusterUuid: string; diskUuid: string } {
-    const diskUuid = this.#diskUuids[i]!;
-    return { address: this.#addresses[i]!, clusterUuid: this.uuid, diskUuid };
-  }
-
   /** Opens a connection to a vDisk, as a client on the router's host. */
   async connect(vdisk: string, onEnd: () => void): Promise<BlockConnection> {
     const client = await SimNbdClient.connect({
@@ -417,7 +411,9 @@ export class SimCluster {
 
   async #statsOf(i: number): Promise<AsdStats> {
     const client = new AsdClient(this.#world, {
-      ...this.whereIs(i),
+      address: this.#addresses[i]!,
+      clusterUuid: this.uuid,
+      diskUuid: this.#diskUuids[i]!,
       self: { role: "manager", id: "", cluster: this.uuid },
     });
     return await client.stats({ timeoutMs: 5_000 }).finally(() => client.close());

@@ -168,7 +168,7 @@ export class Neighbour {
 
   /** An operator may have moved the disk. */
   async #connected(): Promise<AsdClient> {
-    const place = this.#cluster.whereIs(this.#asd);
+    const place = this.#cluster.asds[this.#asd]!.spec.whereIs!();
     if (this.#client !== null && this.#client.address !== place.address) {
       const old = this.#client;
       this.#client = null;

@@ -32,6 +32,14 @@ export interface Spec {
   readonly host: SimHost;
   /** Called for each life anew, in an event of that life. */
   make(life: Life, die: (reason: string) => void): Running;
+  /** Of an ASD: where it serves now, and which disk. */
+  whereIs?(): Whereabouts;
+}
+
+export interface Whereabouts {
+  address: Address;
+  clusterUuid: string;
+  diskUuid: string;
 }
 
 const ROUTER_MEMORY: HostMemory = {
@@ -96,7 +104,10 @@ export function asdSpec(host: SimHost, options: AsdSpecOptions): Spec {
       onFatal: (error) => die(messageOf(error)),
     });
   };
-  return { name, role: "asd", host, make };
+  const whereIs = () => {
+    return { address: options.address(), clusterUuid: cluster, diskUuid: options.diskUuid() };
+  };
+  return { name, role: "asd", host, make, whereIs };
 }
 
 export interface ServiceOptions {
