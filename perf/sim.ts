@@ -71,6 +71,7 @@ function planOfTwelve(seed: number): Plan {
       diskHosts: ASDS,
       domain: FailureDomain.disk,
       proxies: 2,
+      apart: "none",
       threads: 2,
       policy: { k: 4, m: 2, c: 5, x: 6 },
       vdisks: [{ name, sizeBytes: 4 * MIB }],

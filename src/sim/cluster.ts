@@ -2,7 +2,8 @@
 // A whole cluster in one process: hosts, the daemons on them, and an operator who stands outside,
 // whom no fault meets.
 //
-//   h0: registry, proxies, router          d0, d1, …: one ASD each, or several
+//   h0: router, registry, proxies          d0, d1, …: one ASD each, or several
+//   m0: registry, or registry and proxies, where these have a host of their own
 //   operator: records the disks, makes vDisks, asks for verify, revokes the leases of the dead
 
 import { AsdClient, type AsdStats } from "../asd/client.js";
@@ -15,6 +16,7 @@ import { assert } from "../base/assert.js";
 import { equalBytes, formatUuid, parseUuid, toHex } from "../base/bytes.js";
 import { messageOf, StorageError } from "../base/errors.js";
 import { GIB, KIB, MIB } from "../base/units.js";
+import type { Address } from "../platform/network.js";
 import { RegistryClient } from "../registry/client.js";
 import type { RegistryEntry } from "../registry/registry.js";
 import { RouterClient } from "../router/client.js";
@@ -39,6 +41,8 @@ export interface ClusterOptions {
   diskHosts: number;
   domain: FailureDomain;
   proxies: number;
+  /** What is not on the router's host, but on one of its own. */
+  apart: "none" | "registry" | "registry and proxies";
   threads: number;
   policy: Policy;
   vdisks: ReadonlyArray<{ name: string; sizeBytes: number }>;
@@ -75,6 +79,7 @@ export function someCluster(dice: Dice): ClusterOptions {
     diskHosts: isShared ? Math.ceil(asds / 2) : asds,
     domain: spread.pick([FailureDomain.disk, FailureDomain.node, FailureDomain.rack]),
     proxies: dice.between(1, 2),
+    apart: spread.pick(["none", "registry", "registry and proxies"]),
     threads: dice.between(1, 2),
     policy,
     vdisks: Array.from({ length: dice.between(1, 3) }, (_, i) => ({
@@ -94,8 +99,11 @@ export function someCluster(dice: Dice): ClusterOptions {
   };
 }
 
-const REGISTRY = "tcp:127.1.0.1:7000";
+const FRONT_IP = "127.1.0.1";
+const MIDDLE_IP = "127.1.2.1";
 const CONTROL = "tcp:127.1.0.1:7100";
+const REGISTRY_PORT = 7000;
+const PROXY_PORT = 7200;
 const ASD_PORT = 7300;
 const MOVED_PORT = 7400;
 const DRAIN_MS = Number.POSITIVE_INFINITY;
@@ -108,8 +116,10 @@ export class SimCluster {
   readonly scene: Scene;
   readonly options: ClusterOptions;
   readonly uuid: string;
-  /** Where registry, proxies and router run. */
+  /** Where the router runs. */
   readonly front: SimHost;
+  /** Where the registry runs: the router's host, or one apart. */
+  readonly #middle: SimHost;
   readonly diskHosts: SimHost[] = [];
   readonly registry: SimProcess;
   readonly router: SimProcess;
@@ -133,20 +143,23 @@ export class SimCluster {
     this.scene = scene;
     this.options = options;
     this.uuid = formatUuid(scene.dice.fork("cluster").bytes(16));
-    this.front = new SimHost(scene, "h0", "127.1.0.1");
+    this.front = new SimHost(scene, "h0", FRONT_IP);
+    const isApart = options.apart !== "none";
+    this.#middle = isApart ? new SimHost(scene, "m0", MIDDLE_IP) : this.front;
     for (let i = 0; i < options.diskHosts; i++) {
       const mounts = this.#diskPaths().filter((_, disk) => disk % options.diskHosts === i);
       this.diskHosts.push(new SimHost(scene, `d${i}`, `127.1.1.${i + 1}`, mounts));
     }
     const office = new SimHost(scene, "op", "127.1.9.1");
-    this.registry = new SimProcess(registrySpec(this.front, REGISTRY, this.uuid));
+    const registry = this.#registryAddress;
+    this.registry = new SimProcess(registrySpec(this.#middle, registry, this.uuid));
     const proxies = this.#addProxies();
     for (let i = 0; i < options.asds; i++) this.#addAsd(i);
     this.router = new SimProcess(
       routerSpec(this.front, {
         name: "router",
         cluster: this.uuid,
-        registry: REGISTRY,
+        registry,
         lostAfterMs: options.lostAfterMs,
         control: CONTROL,
         nbd: NBD,
@@ -168,7 +181,7 @@ export class SimCluster {
     this.#world = new SimWorld(office, new Life("operator", scene.timeline), sizes);
     const cluster = this.uuid;
     this.operator = new RegistryClient(this.#world, {
-      address: REGISTRY,
+      address: registry,
       cluster,
       role: "manager",
     });
@@ -194,7 +207,16 @@ export class SimCluster {
 
   /** The router's host first. The operator's is not among them: no fault meets it. */
   get hosts(): SimHost[] {
-    return [this.front, ...this.diskHosts];
+    return [this.front, ...this.otherHosts];
+  }
+
+  /** Those that the router does not run on. */
+  get otherHosts(): SimHost[] {
+    return this.#middle === this.front ? this.diskHosts : [this.#middle, ...this.diskHosts];
+  }
+
+  get #registryAddress(): Address {
+    return `tcp:${this.#middle.net.ip}:${REGISTRY_PORT}`;
   }
 
   /** Brings everything up, as an operator does it for the first time. */
@@ -362,18 +384,23 @@ export class SimCluster {
       const uuid = toHex(parseUuid(this.#diskUuids[i]!));
       indexes.set(uuid, only(asd.spec.host, this.#diskPaths()[i]!));
     }
-    return audit({ registry: only(this.front, "/registry"), indexes, domain: this.options.domain });
+    return audit({
+      registry: only(this.#middle, "/registry"),
+      indexes,
+      domain: this.options.domain,
+    });
   }
 
   #addProxies(): string[] {
     const addresses: string[] = [];
+    const host = this.options.apart === "registry and proxies" ? this.#middle : this.front;
     for (let i = 0; i < this.options.proxies; i++) {
-      const address = `tcp:127.1.0.1:${7200 + i}`;
+      const address = `tcp:${host.net.ip}:${PROXY_PORT + i}`;
       addresses.push(address);
-      const spec = proxySpec(this.front, address, {
+      const spec = proxySpec(host, address, {
         name: `proxy-${i}`,
         cluster: this.uuid,
-        registry: REGISTRY,
+        registry: this.#registryAddress,
         lostAfterMs: this.options.lostAfterMs,
         gcIntervalMs: this.options.gcIntervalMs,
       });

@@ -26,7 +26,7 @@ export const TROUBLES = [
   "kill registry",
   "freeze process",
   "freeze host",
-  "power of a disk host",
+  "power of another host",
   "power of the router's host",
   "partition",
   "one way",

@@ -90,6 +90,7 @@ const CLUSTER: ClusterOptions = {
   diskHosts: 3,
   domain: FailureDomain.disk,
   proxies: 1,
+  apart: "none",
   threads: 1,
   policy: { k: 2, m: 1, c: 3, x: 1 },
   vdisks: [{ name: VDISK, sizeBytes: VDISK_BYTES }],

@@ -29,7 +29,7 @@ export function processTroubles(reach: Reach) {
       reach.meets(host.name);
       return host.freeze();
     },
-    "power of a disk host": (dice) => reach.power(dice.pick(cluster.diskHosts), dice),
+    "power of another host": (dice) => reach.power(dice.pick(cluster.otherHosts), dice),
     "power of the router's host": (dice) => reach.power(cluster.front, dice),
     /** Stopped in order under load, started again after a while. */
     "stop process": (dice) => {

@@ -156,7 +156,7 @@ t.test(
       "stop asd": 9,
     };
     const kinds = ["bit rot", "bit rot", "one way", "clock jump", "full disk"] as const;
-    const more = ["kill asd", "stop process", "replaced disk", "power of a disk host"] as const;
+    const more = ["kill asd", "stop process", "replaced disk", "power of another host"] as const;
     const troubles = [...kinds, ...more].map((kind, i) => ({ number: i + 1, kind }));
     const run = { failure: "", simulatedMs: 60_000, acknowledged: 500, faults, troubles };
     t.same(countFaults(run), { crashes: 1, others: 5, troubles: 5 });
