@@ -68,6 +68,7 @@ export const LATER_TROUBLES = [
   "changed address",
   "drained disk",
   "restart of all",
+  "most disks away",
 ] as const;
 /** As those. */
 export const LATEST_TROUBLES = ["slow reads"] as const;

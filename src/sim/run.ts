@@ -18,6 +18,7 @@ import type { MemoryPool } from "./memory.js";
 import { Meter } from "./meter.js";
 import { Neighbour, type NeighbourOptions, someNeighbour } from "./neighbour.js";
 import { Nemesis } from "./nemesis.js";
+import { PrefixCheck, type ReadObject } from "./prefix.js";
 import { Scene } from "./scene.js";
 import type { TraceLine } from "./trace.js";
 import { Witness } from "./witness.js";
@@ -227,11 +228,7 @@ class Run {
     const sleep = (ms: number) =>
       new Promise<void>((resolve) => void timeline.after(ms, null, resolve));
     await this.#cluster.start();
-    new Witness({
-      registry: this.#cluster.operator,
-      timeline,
-      onViolation: (words) => this.#fail(words),
-    }).start();
+    const prefix = this.#witness();
     for (const client of this.#clients) client.start();
     this.#nemesis.start();
     this.#chores.start();
@@ -270,6 +267,7 @@ class Run {
     await watch("every request ends", async () => {
       return stopped === this.#clients.length && !this.#neighbour.isBusy;
     });
+    await watch("every TLog is read", async () => prefix.underWay === 0);
     await this.#allIsWell(watch);
     this.#wellMs = timeline.nowMs - (endMs - QUIET_MS);
     await this.#cluster.stop();
@@ -284,6 +282,21 @@ class Run {
     await this.#readAll(watch);
     await this.#sizesAreRight();
     this.#over = true;
+  }
+
+  /** Reads along from now on. */
+  #witness(): PrefixCheck {
+    const { timeline } = this.#scene;
+    const parts = {
+      registry: this.#cluster.operator,
+      timeline,
+      onViolation: (words: string) => this.#fail(words),
+    };
+    const read: ReadObject = (namespace, name, bytes) =>
+      this.#cluster.readObject(namespace, name, bytes);
+    const prefix = new PrefixCheck({ ...parts, read });
+    new Witness({ ...parts, prefix }).start();
+    return prefix;
   }
 
   async #allIsWell(

@@ -12,6 +12,28 @@ export function processTroubles(reach: Reach) {
     process.kill("SIGKILL");
     return null;
   };
+  const stopped = (process: SimProcess): (() => void) => {
+    held.add(process);
+    scene.count(`stop ${process.spec.role}`);
+    const ended = process.stop();
+    return () => {
+      void ended.then(() => {
+        process.keep();
+        held.delete(process);
+      });
+    };
+  };
+  const cut = ({ spec }: SimProcess): (() => void) => {
+    const { front } = cluster;
+    const links = [
+      scene.net.link(front.net, spec.host.net),
+      scene.net.link(spec.host.net, front.net),
+    ];
+    for (const link of links) link.blocked = true;
+    return () => {
+      for (const link of links) link.blocked = false;
+    };
+  };
   return {
     "kill router": () => kill(cluster.router),
     "kill asd": (dice) => kill(dice.pick(cluster.asds)),
@@ -35,15 +57,26 @@ export function processTroubles(reach: Reach) {
     "stop process": (dice) => {
       const process = dice.pick(cluster.processes);
       if (!process.isReady || held.has(process)) return null;
-      held.add(process);
-      scene.count(`stop ${process.spec.role}`);
       reach.meets(process.name);
-      const stopped = process.stop();
+      return stopped(process);
+    },
+    /** Fewer than c are left: puts fail, and destage waits (P-A10). */
+    "most disks away": (dice) => {
+      const { length } = cluster.asds;
+      const least = length - cluster.options.policy.c + 1;
+      const count = dice.between(least, length);
+      const some = dice.shuffle([...cluster.asds]).slice(0, count);
+      const how = dice.pick(["stopped", "without power", "cut off"]);
+      const undo: Array<() => void> = [];
+      for (const asd of some) {
+        if (how === "without power") undo.push(reach.power(asd.spec.host, dice) ?? (() => {}));
+        else if (how === "cut off") undo.push(cut(asd));
+        else if (asd.isReady && !held.has(asd)) undo.push(stopped(asd));
+      }
+      scene.count("most disks away");
+      reach.meets(`${count} disks, ${how}`);
       return () => {
-        void stopped.then(() => {
-          process.keep();
-          held.delete(process);
-        });
+        for (const each of undo) each();
       };
     },
     "clock jump": (dice) => {

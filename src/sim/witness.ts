@@ -11,6 +11,7 @@ import { messageOf, StorageError } from "../base/errors.js";
 import type { Registry, RegistryEntry, WatchEvent } from "../registry/registry.js";
 import type { Manifest } from "../wire/generated/manifest.js";
 import { decodeVdiskOwner, type VdiskOwner } from "../wire/generated/vdisk.js";
+import type { PrefixCheck } from "./prefix.js";
 import type { Timeline } from "./timeline.js";
 
 const AGAIN_MS = 200;
@@ -29,6 +30,8 @@ export interface WitnessOptions {
   timeline: Timeline;
   /** Told in words which rule was broken. */
   onViolation: (words: string) => void;
+  /** Told of objects that are committed. */
+  prefix?: PrefixCheck;
 }
 
 export class Witness {
@@ -97,6 +100,7 @@ export class Witness {
   }
 
   async #skip(): Promise<void> {
+    this.#options.prefix?.skipped();
     try {
       const keys = [...this.#numbers.keys()].slice(0, GETS_MAX);
       const success = keys.map((key) => ({ kind: "get" as const, key }));
@@ -176,6 +180,8 @@ export class Witness {
       if (isUsed) this.#broken(`${name}: what was deleted is committed again`);
     }
     if (name.startsWith(TLOG)) this.#onTlog(namespace, name);
+    const commit = { namespace, name, bytes: manifest.rawBytes, revision: this.#revision };
+    this.#options.prefix?.committed(commit);
   }
 
   #onEnd(key: string, events: readonly WatchEvent[]): void {

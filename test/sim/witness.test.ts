@@ -11,10 +11,14 @@ import {
   trashPath,
   widthPath,
 } from "../../src/backend/paths.js";
+import { StorageError } from "../../src/base/errors.js";
 import type { Registry, WatchEvent } from "../../src/registry/registry.js";
+import { PrefixCheck } from "../../src/sim/prefix.js";
 import { Timeline } from "../../src/sim/timeline.js";
 import { Witness } from "../../src/sim/witness.js";
+import { scoName, tlogName } from "../../src/volume/names.js";
 import { Compression, type Manifest, packManifest } from "../../src/wire/generated/manifest.js";
+import { bytesTlog, encodeTlog, type Tlog } from "../../src/wire/generated/tlog.js";
 
 const NS = "space";
 const NOTHING = new Uint8Array(0);
@@ -141,4 +145,71 @@ t.test("what breaks a rule is told", (t) => {
   const other = some(WHOLE, { objectId: new Uint8Array(16).fill(9) });
   one(/TLog 3 .* after 1/, [object(some(WHOLE), "tlog/1")], [object(other, "tlog/3")]);
   t.end();
+});
+
+/** A TLog that brings these SCOs, one of them by moving clusters. */
+function tlogWith([moved, ...fresh]: number[]): Uint8Array {
+  const list = new Uint32Array([0]);
+  const tlog: Tlog = {
+    clusterUuid: new Uint8Array(16).fill(1),
+    vdiskUuid: new Uint8Array(16).fill(2),
+    ownerEpoch: 1,
+    number: 1,
+    firstSequence: 1,
+    lastSequence: 1,
+    lastEpoch: 1,
+    sizeBytes: 4096,
+    createdMs: 0,
+    keyId: 0,
+    entries: fresh.map((scoId) => {
+      return { kind: "data", scoId, scoIndex: 0, baseCluster: 0, offsets: list, crcs: list };
+    }),
+  };
+  const to = { toScoId: moved!, toScoIndex: 0, baseCluster: 0, offsets: list, crcs: list };
+  const from = { fromScoId: 99, fromIndexes: list };
+  tlog.entries.push({ kind: "relocation", ...from, ...to });
+  const bytes = new Uint8Array(bytesTlog(tlog));
+  encodeTlog(tlog, bytes, 0);
+  return bytes;
+}
+
+t.test("a TLog comes after the SCOs that it names", async (t) => {
+  const content = tlogWith([7, 8]);
+  const check = async (skips: boolean, created: number, ...commits: Array<[string, number]>) => {
+    const said: string[] = [];
+    let away = 2;
+    const timeline = new Timeline();
+    const registry = {
+      get: async () => (created === 0 ? null : { createRevision: created }),
+    } as unknown as Registry;
+    const prefix = new PrefixCheck({
+      registry,
+      timeline,
+      read: async (_namespace, name) => {
+        if (--away > 0) throw new StorageError("OVS_UNAVAILABLE", "not just now");
+        if (name === tlogName(2)) throw new StorageError("OVS_NOT_FOUND", "it is gone");
+        return content;
+      },
+      onViolation: (words) => said.push(words),
+    });
+    if (skips) prefix.skipped();
+    for (const [name, revision] of commits) {
+      prefix.committed({ namespace: NS, name, bytes: content.byteLength, revision });
+    }
+    await timeline.run(() => prefix.underWay === 0);
+    return said;
+  };
+  const [a, b]: Array<[string, number]> = [
+    [scoName(7), 3],
+    [scoName(8), 4],
+  ];
+  const tlog: [string, number] = [tlogName(1), 5];
+  t.same(await check(false, 0, a, b, tlog), []);
+  t.same(await check(false, 0, [tlogName(2), 5]), [], "it went before it was read");
+  t.match(await check(false, 0, a, tlog), [/names sco\/0*8, which is not there/]);
+  t.match(await check(false, 0, a, tlog, [scoName(8), 6]), [/8, which came at revision 6/]);
+  t.match(await check(false, 0, b, tlog), [/names sco\/0*7, which is not there/], "moved");
+  t.same(await check(true, 4, a, tlog), [], "its commit was not told");
+  t.same(await check(true, 0, a, tlog), [], "nor that it went");
+  t.match(await check(true, 6, a, tlog), [/8, which came at revision 6/]);
 });
