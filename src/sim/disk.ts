@@ -38,6 +38,8 @@ const LATE_MS = 5;
 const LATE_LONG_MS = 1000;
 /** Mean time that a read takes which the disk tries again and again. */
 const SLOW_READ_MS = 1500;
+/** What hangs when its process is killed is mostly never done. */
+const HUNG_LOST_CHANCE = 0.7;
 
 const State = { Free: 0, Pending: 1, Done: 2 } as const;
 
@@ -81,6 +83,8 @@ class SimEngine implements Engine {
   readonly #records: Array<ChangeRecord | null> = new Array(DISK_SLOTS).fill(null);
   /** Of a sync: changes of the file that were acknowledged when it was asked for. */
   readonly #covers = new Float64Array(DISK_SLOTS);
+  /** Slots of operations that hang. */
+  readonly #hung = new Set<number>();
   #inFlight = 0;
 
   constructor(
@@ -119,6 +123,7 @@ class SimEngine implements Engine {
       this.#state[slot] = State.Pending;
       if (kind[slot] === DiskKind.Sync) this.#covers[slot] = file.content.completions;
       else this.#records[slot] = isRead(kind[slot]!) ? null : { completed: Infinity };
+      if (device.faults.hasTraps && this.#hangs(slot, count)) continue;
       const isApart =
         group.length > 0 &&
         (device !== this.#descriptors.at(fd[group[0]!]!).device || !dice.chance(SAME_GROUP_CHANCE));
@@ -129,6 +134,29 @@ class SimEngine implements Engine {
       group.push(slot);
     }
     if (group.length > 0) this.#start(group);
+  }
+
+  /** Whether one of `count` staged ones hangs: it starts when let go, if its process lives. */
+  #hangs(slot: number, count: number): boolean {
+    const { staged, fd, kind, offset, length } = this.table;
+    const { path, device } = this.#descriptors.at(fd[slot]!);
+    const name = NAMES[kind[slot] as DiskKind];
+    const same = staged.subarray(0, count).filter((other) => kind[other] === kind[slot]);
+    const onHang = device.faults.hangs({
+      kind: name === "read" || name === "write" || name === "sync" ? name : "other",
+      path,
+      offset: offset[slot]!,
+      bytes: length[slot]!,
+      isBesideOthers: same.length > 1,
+    });
+    if (onHang === null) return false;
+    this.#hung.add(slot);
+    onHang(() => {
+      if (this.#kernel.life.state === "dead") return;
+      this.#hung.delete(slot);
+      this.#start([slot]);
+    });
+    return true;
   }
 
   close(): void {
@@ -226,6 +254,7 @@ class SimEngine implements Engine {
     for (let slot = 0; slot < DISK_SLOTS; slot++) {
       if (this.#state[slot] !== State.Pending) continue;
       this.#state[slot] = State.Done;
+      if (this.#hung.has(slot) && dice.chance(HUNG_LOST_CHANCE)) continue;
       if (policy === "none" || isRead(this.table.kind[slot]!)) continue;
       if (typeof policy === "function") this.#end(slot, policy);
       else if (policy === "all") this.#perform(slot, Infinity);

@@ -21,6 +21,7 @@ export const FaultKind = {
   Dead: "dead device",
   Wiped: "wiped device",
   CorruptStore: "corrupt store",
+  Hang: "hanging operation",
 } as const;
 export type FaultKind = (typeof FaultKind)[keyof typeof FaultKind];
 
@@ -33,6 +34,24 @@ const LIES: readonly FaultKind[] = [
   FaultKind.CorruptStore,
 ];
 
+/** An operation on a file, before it has any effect. */
+export interface DiskOperation {
+  kind: "read" | "write" | "sync" | "other";
+  path: string;
+  /** In bytes; 0 for a sync. */
+  offset: number;
+  bytes: number;
+  /** Others of its kind were asked for with it. */
+  isBesideOthers: boolean;
+}
+
+/** An operation that may hang. */
+interface Trap {
+  isMeant: (operation: DiskOperation) => boolean;
+  /** Told how it goes on. */
+  onHang: (letGo: () => void) => void;
+}
+
 /** Chances of one operation, each in [0, 1]. */
 export type FaultRates = Partial<Record<FaultKind, number>>;
 
@@ -43,6 +62,7 @@ export class Faults {
   onFault: (kind: FaultKind, path: string) => void = () => {};
   #rules: Array<{ prefix: string; rates: FaultRates }> = [];
   #armed: Array<{ prefix: string; kind: FaultKind }> = [];
+  readonly #traps = new Set<Trap>();
   #slow = 1;
   #isDead = false;
   #isQuiet = true;
@@ -79,6 +99,31 @@ export class Faults {
   next(kind: FaultKind, prefix: string): void {
     this.#armed.push({ prefix, kind });
     this.#settle();
+  }
+
+  /**
+   * The next operation that is meant hangs: it has no effect until it is let go, as `onHang` is
+   * told; those behind it pass. Answers how to take it back.
+   */
+  hangNext(trap: Trap): () => void {
+    this.#traps.add(trap);
+    return () => void this.#traps.delete(trap);
+  }
+
+  /** What hears how an operation goes on that hangs from now on; null: it does not. */
+  hangs(operation: DiskOperation): Trap["onHang"] | null {
+    for (const trap of this.#traps) {
+      if (!trap.isMeant(operation)) continue;
+      this.#traps.delete(trap);
+      this.#tell(FaultKind.Hang, operation.path);
+      return trap.onHang;
+    }
+    return null;
+  }
+
+  /** Something may hang. */
+  get hasTraps(): boolean {
+    return this.#traps.size > 0;
   }
 
   /** Flips a bit in a file under the prefix; false when nothing is stored there. */

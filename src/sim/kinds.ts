@@ -69,6 +69,7 @@ export const LATER_TROUBLES = [
   "drained disk",
   "restart of all",
   "most disks away",
+  "hanging operation",
 ] as const;
 /** As those. */
 export const LATEST_TROUBLES = ["slow reads"] as const;
@@ -94,6 +95,9 @@ export function someTroubles(dice: Dice): NemesisOptions {
   for (const kind of LATER_TROUBLES) weights[kind] = later.chance(0.3) ? later.around(0.7) : 0;
   const latest = dice.fork("latest");
   for (const kind of LATEST_TROUBLES) weights[kind] = latest.chance(0.4) ? latest.around(0.7) : 0;
+  // What hangs makes room for all others between two steps.
+  const hanging = dice.fork("hanging");
+  weights["hanging operation"] = hanging.chance(0.5) ? hanging.around(2) : 0;
   const lastMs = dice.fork("lasting").pick([1000, 3000, 3000, 10_000]);
   return { everyMs, lastMs, weights, omit: () => false };
 }

@@ -13,6 +13,7 @@ import { ALL_TROUBLES, type NemesisOptions, pressed, type TroubleKind } from "./
 import { Reach, type Trouble } from "./reach.js";
 import type { Scene } from "./scene.js";
 import { diskTroubles } from "./troubledisk.js";
+import { hangTroubles } from "./troublehang.js";
 import { netTroubles } from "./troublenet.js";
 import { operatorTroubles } from "./troubleoperator.js";
 import { processTroubles } from "./troubleprocess.js";
@@ -43,6 +44,7 @@ export class Nemesis {
       ...diskTroubles(this.#reach),
       ...netTroubles(this.#reach),
       ...stepTroubles(this.#reach),
+      ...hangTroubles(this.#reach),
       ...operatorTroubles(this.#reach),
     };
   }
@@ -61,6 +63,7 @@ export class Nemesis {
   /** Ends all troubles; none begins any more. */
   heal(): void {
     this.#running = false;
+    this.#reach.isOver = true;
     for (const undo of [...this.#undo]) undo();
   }
 

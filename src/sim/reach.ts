@@ -28,6 +28,8 @@ export class Reach {
   readonly weak: SimProcess[];
   /** In the operator's hands. */
   readonly held = new Set<SimProcess>();
+  /** All is healed: nothing may go wrong any more. */
+  isOver = false;
   readonly #ears: Ears;
 
   constructor(cluster: SimCluster, dice: Dice, ears: Ears) {
@@ -60,6 +62,14 @@ export class Reach {
   /** The disk of an ASD. */
   deviceOf(asd: SimProcess): Device {
     return asd.spec.host.storage.deviceOf(`/asd${this.cluster.asds.indexOf(asd)}`);
+  }
+
+  /** Where the files of a process lie; "" when it has none. */
+  folderOf(process: SimProcess): string {
+    const { cluster } = this;
+    if (process === cluster.router) return "/router";
+    if (process === cluster.registry) return "/registry";
+    return cluster.asds.includes(process) ? this.deviceOf(process).mount : "";
   }
 
   /** One of the disks that may be damaged; it is told. */

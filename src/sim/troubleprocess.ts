@@ -23,12 +23,13 @@ export function processTroubles(reach: Reach) {
       });
     };
   };
+  /** From all hosts that have none of the disks. */
   const cut = ({ spec }: SimProcess): (() => void) => {
-    const { front } = cluster;
-    const links = [
-      scene.net.link(front.net, spec.host.net),
-      scene.net.link(spec.host.net, front.net),
-    ];
+    const others = cluster.hosts.filter((host) => !cluster.diskHosts.includes(host));
+    const links = others.flatMap(({ net }) => [
+      scene.net.link(net, spec.host.net),
+      scene.net.link(spec.host.net, net),
+    ]);
     for (const link of links) link.blocked = true;
     return () => {
       for (const link of links) link.blocked = false;

@@ -26,7 +26,7 @@ export function stepTroubles(reach: Reach) {
   /** Waits for some step of some process; what it does then ends by itself. */
   const atStep = (dice: Dice, name: string, work: (process: SimProcess, dice: Dice) => void) => {
     const process = dice.chance(0.5) ? cluster.router : dice.pick(cluster.processes);
-    const folder = folderOf(reach, process);
+    const folder = reach.folderOf(process);
     const kinds = STEPS.filter((kind) => folder !== "" || (kind !== "disk" && kind !== "store"));
     const kind = dice.pick(kinds);
     const number = 1 + Math.floor(dice.around(MEAN[kind]));
@@ -54,12 +54,4 @@ export function stepTroubles(reach: Reach) {
         if (back !== null) timeline.after(dice.around(FREEZE_MS), null, back);
       }),
   } satisfies Record<string, Trouble>;
-}
-
-/** Where the files of a process lie; "" when it has none. */
-function folderOf(reach: Reach, process: SimProcess): string {
-  const { cluster } = reach;
-  if (process === cluster.router) return "/router";
-  if (process === cluster.registry) return "/registry";
-  return cluster.asds.includes(process) ? reach.deviceOf(process).mount : "";
 }
