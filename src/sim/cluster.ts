@@ -13,10 +13,9 @@ import { OSD_PREFIX, osdIdOf } from "../backend/paths.js";
 import type { Policy } from "../backend/policy.js";
 import { ensurePreset, OSDS_MAX, readAll, registerOsd, setOsdState } from "../backend/records.js";
 import { assert } from "../base/assert.js";
-import { alignUp, equalBytes, formatUuid, parseUuid, toHex } from "../base/bytes.js";
+import { equalBytes, formatUuid, parseUuid, toHex } from "../base/bytes.js";
 import { messageOf, StorageError } from "../base/errors.js";
-import { CLUSTER_BYTES, GIB, KIB, MIB } from "../base/units.js";
-import { ArenaPool } from "../platform/arena.js";
+import { GIB, KIB, MIB } from "../base/units.js";
 import type { Address } from "../platform/network.js";
 import { RegistryClient } from "../registry/client.js";
 import type { RegistryEntry } from "../registry/registry.js";
@@ -29,6 +28,7 @@ import { SimHost } from "./host.js";
 import type { KvContent } from "./kvcontent.js";
 import { Life } from "./life.js";
 import { SimNbdClient } from "./nbdclient.js";
+import { ObjectReader } from "./objects.js";
 import { SimProcess } from "./process.js";
 import type { Scene } from "./scene.js";
 import { asdSpec, proxySpec, registrySpec, routerSpec } from "./spec.js";
@@ -112,9 +112,6 @@ const NBD = "unix:/run/nbd.sock";
 const READY_MS = 60_000;
 const LOOK_MS = 20;
 const AGAIN_MS = 400;
-const READ_TIMEOUT_MS = 10_000;
-/** Of the operator, for objects that are read whole. */
-const OBJECTS_BYTES = 2 * MIB;
 
 export class SimCluster {
   readonly scene: Scene;
@@ -131,9 +128,9 @@ export class SimCluster {
   readonly asds: SimProcess[] = [];
   readonly operator: RegistryClient;
   readonly backend: BackendClient;
+  readonly objects: ObjectReader;
   readonly routerClient: RouterClient;
   readonly #world: SimWorld;
-  readonly #objects: ArenaPool;
   /** Of the clients on the router's host; they are not killed with it. */
   readonly #clients: Life;
   readonly #known = new Set<number>();
@@ -184,10 +181,6 @@ export class SimCluster {
     this.#clients = new Life("clients", scene.timeline);
     const sizes = { arenaBytes: 26 * MIB, receivePoolBytes: 4 * MIB };
     this.#world = new SimWorld(office, new Life("operator", scene.timeline), sizes);
-    this.#objects = new ArenaPool(
-      this.#world.arena.region(OBJECTS_BYTES, "objects"),
-      OBJECTS_BYTES,
-    );
     const cluster = this.uuid;
     this.operator = new RegistryClient(this.#world, {
       address: registry,
@@ -202,6 +195,7 @@ export class SimCluster {
       manifestsMax: 64,
       decodeBytes: 4 * MIB,
     });
+    this.objects = new ObjectReader(this.#world, this.backend);
     this.routerClient = new RouterClient(this.#world, {
       address: CONTROL,
       cluster,
@@ -262,22 +256,6 @@ export class SimCluster {
         client.request(kind, flags, offset, length, data, done),
       close: () => client.close(),
     };
-  }
-
-  /** An object as the operator reads it, a copy; rejects with a StorageError. */
-  async readObject(namespace: string, name: string, bytes: number): Promise<Uint8Array> {
-    const whole = alignUp(bytes, CLUSTER_BYTES);
-    const into = await this.#objects.take(whole);
-    try {
-      await this.backend.read(
-        namespace,
-        [{ name, offset: 0, bytes: whole, into }],
-        READ_TIMEOUT_MS,
-      );
-      return this.#world.arena.slice(into, bytes).slice();
-    } finally {
-      this.#objects.give(into);
-    }
   }
 
   /** Stops everything in order. */

@@ -293,7 +293,7 @@ class Run {
       onViolation: (words: string) => this.#fail(words),
     };
     const read: ReadObject = (namespace, name, bytes) =>
-      this.#cluster.readObject(namespace, name, bytes);
+      this.#cluster.objects.read(namespace, name, bytes);
     const prefix = new PrefixCheck({ ...parts, read });
     new Witness({ ...parts, prefix }).start();
     return prefix;
