@@ -63,8 +63,10 @@ export type Damage = ReadonlyMap<number, number>;
 
 /** What an object needs, by what is known now. */
 export interface Needs {
-  /** Fragments to make anew, first those that cannot be read. */
+  /** Fragments to make anew: first those that are lost, then those that only have to move. */
   wanted: number[];
+  /** How many of them are lost. */
+  lost: number;
   /** Losses of OSDs that the object survives without repair; negative: it cannot be read now. */
   spare: number;
 }
@@ -88,7 +90,7 @@ export function needsOf(host: RepairHost, manifest: Manifest, preset: string, ba
     else if (isMisplaced || pool.isDraining(osd)) moving.push(f);
     else kept.push(place);
   });
-  return { wanted: [...lost, ...moving], spare: alive - manifest.policy.k };
+  return { wanted: [...lost, ...moving], lost: lost.length, spare: alive - manifest.policy.k };
 }
 
 function rulesOf(host: RepairHost, manifest: Manifest, preset: string): PlacementRules {
@@ -113,8 +115,8 @@ export async function repairObject(
     const manifest = readManifest(entry);
     const view = await host.namespaces.get(namespace);
     const repair = new ObjectRepair(host, view, name, manifest, entry.modRevision);
-    const { wanted } = needsOf(host, manifest, view.preset, bad);
-    const { repaired, lacking, raced } = await repair.run(wanted);
+    const needs = needsOf(host, manifest, view.preset, bad);
+    const { repaired, lacking, raced } = await repair.run(needs);
     total.repaired += repaired;
     total.lacking = lacking;
     total.raced = raced;
@@ -126,6 +128,8 @@ interface Target {
   f: number;
   version: number;
   place: Candidate;
+  /** It cannot be read where it is. */
+  isLost: boolean;
 }
 
 class ObjectRepair {
@@ -153,11 +157,10 @@ class ObjectRepair {
     this.#bytes = manifest.unitBytes * manifest.stripes;
   }
 
-  async run(wanted: number[]): Promise<RepairResult> {
+  async run({ wanted, lost }: Needs): Promise<RepairResult> {
     // As many at a time as fit half of the memory, at least one.
     const each = Math.max(1, Math.floor(this.#host.memory.bytes / 2 / this.#bytes));
-    // What is made anew is not read: those that only move are left for the others to be made from.
-    const some = this.#choose(wanted, Math.min(each, Math.max(1, this.#manifest.policy.m)));
+    const some = this.#choose(wanted, lost, each);
     if (some.length === 0) return { repaired: 0, lacking: wanted.length, raced: false };
     const memory = await this.#host.memory.take(some.length * this.#bytes);
     try {
@@ -172,14 +175,14 @@ class ObjectRepair {
     }
   }
 
-  /** Places for up to `count` of the fragments. */
-  #choose(wanted: readonly number[], count: number): Target[] {
+  /** Places for up to `count` of the fragments, of which the first `lost` are lost. */
+  #choose(wanted: readonly number[], lost: number, count: number): Target[] {
     const { pool, world } = this.#host.core;
     const { fragments } = this.#manifest;
     const rules = rulesOf(this.#host, this.#manifest, this.#namespace.preset);
     const writable = pool.writable(true);
     const targets: Target[] = [];
-    for (const f of wanted) {
+    for (const [i, f] of wanted.entries()) {
       if (targets.length === count) break;
       // Each may be entered without any other: it fits beside where those are, and will be.
       const taken: Place[] = targets.map(({ place }) => place);
@@ -193,13 +196,15 @@ class ObjectRepair {
       // it likes. What another try of repair left under its name is collected when its mark is
       // found, also while this one commits: hence no two tries take the same step.
       const before = Math.max(fragments[f]!.version, FIRST_VERSION);
-      targets.push({ f, place, version: before + 1 + world.random.below(VERSION_STEP_MAX) });
+      const version = before + 1 + world.random.below(VERSION_STEP_MAX);
+      targets.push({ f, place, version, isLost: i < lost });
     }
     return targets;
   }
 
   /**
-   * Computes the fragments into memory, one after the other; returns the CRCs of all their pages.
+   * Reads or computes the fragments into memory, one after the other; returns the CRCs of all
+   * their pages.
    */
   async #rebuild(targets: readonly Target[], memory: number): Promise<Uint32Array> {
     const { core, rate } = this.#host;
@@ -209,11 +214,9 @@ class ObjectRepair {
       const bytes = Math.min(SLICE_BYTES, this.#bytes - at);
       await rate.take(bytes * (this.#view.k + targets.length));
       if (this.#host.isStopping()) throw new StorageError("OVS_CLOSED", "repair ends");
-      const wanted = targets.map(({ f }, i) =>
-        this.#wanted(f, at, bytes, memory + i * this.#bytes),
-      );
+      const failed = await this.#copy(targets, at, bytes, memory);
       const deadlineMs = core.world.clock.nowMs() + READ_TIMEOUT_MS;
-      await decodePieces(core, wanted, { parts: [], deadlineMs, priority: Priority.Background });
+      await decodePieces(core, failed, { parts: [], deadlineMs, priority: Priority.Background });
       targets.forEach((_, i) => {
         const index = i * pages + at / CLUSTER_BYTES;
         const from = memory + i * this.#bytes + at;
@@ -223,15 +226,25 @@ class ObjectRepair {
     return crcs;
   }
 
-  #wanted(fragment: number, at: number, bytes: number, memory: number): FailedPiece {
-    return {
-      view: this.#view,
-      fragment,
-      page: at / CLUSTER_BYTES,
-      pages: bytes / CLUSTER_BYTES,
-      into: memory + at,
-      failure: Failure.Missing,
-    };
+  /** Reads those that only move where they are. Answers what has to be computed. */
+  async #copy(
+    targets: readonly Target[],
+    at: number,
+    bytes: number,
+    memory: number,
+  ): Promise<FailedPiece[]> {
+    const { pieces } = this.#host.core;
+    const options = { timeoutMs: READ_TIMEOUT_MS, priority: Priority.Background, patient: true };
+    const call = pieces.begin(options);
+    const view = this.#view;
+    const page = at / CLUSTER_BYTES;
+    const pages = bytes / CLUSTER_BYTES;
+    for (const [i, { f, isLost }] of targets.entries()) {
+      const into = memory + i * this.#bytes + at;
+      if (isLost) call.fail(view, f, page, pages, into, Failure.Missing);
+      else pieces.add(call, view, f, page, pages, into);
+    }
+    return await new Promise((resolve) => pieces.send(call, resolve));
   }
 
   async #put(target: Target, i: number, memory: number, crcs: Uint32Array): Promise<void> {

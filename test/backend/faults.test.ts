@@ -199,6 +199,28 @@ t.test("more OSDs of an object than it can lose are drained at once", async (t) 
   t.ok(await lab.isRight("o", 0, 500 * KIB));
 });
 
+t.test(
+  "what leaves a draining disk is read there, also where nothing else could make it",
+  async (t) => {
+    const lab = await Lab.start(t, { osds: 6, policies: ["2,2,4,9"] });
+    await lab.put("o", 48 * KIB);
+    await lab.isRight("o", 0, 4096);
+    const [leaving, , ...bad] = lab.places("o");
+    const reads = lab.all.map((osd) => osd.reads);
+    await setOsdState(lab.home.registry, leaving!.id, OsdState.draining);
+    await lab.core.topology.refresh();
+    // One is known to be damaged, one is not: only with the leaving one there are two to read.
+    for (const osd of bad) osd.corrupt.add(osd.keys("f")[0]!);
+    const { fragments } = decodeManifest((await lab.registry.get("/ns/ns/o/o"))!.value);
+    const known = new Map([[2, fragments[2]!.version]]);
+    t.match(await repairObject(lab.repairs, "ns", "o", known), { repaired: 2, lacking: 0 });
+    await lab.core.manifests.refresh("ns", ["o"]);
+    t.notOk(lab.places("o").includes(leaving!));
+    t.ok(await lab.isRight("o", 0, 48 * KIB));
+    t.ok(leaving!.reads > reads[lab.all.indexOf(leaving!)]!, "it was read there");
+  },
+);
+
 t.test("repair that is done in part leaves no two fragments on one OSD", async (t) => {
   const lab = await Lab.start(t, { osds: 6, policies: ["4,2,6,9"] });
   const names = Array.from({ length: 10 }, (_, i) => `o${i}`);

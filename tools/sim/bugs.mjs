@@ -289,8 +289,8 @@ export const BUGS = [
     name: "repair writes what another fragment holds",
     rule: "E1",
     file: "src/backend/repair.ts",
-    find: "      fragment,\n      page: at / CLUSTER_BYTES,",
-    replace: "      fragment: (fragment + 1) % this.#view.k,\n      page: at / CLUSTER_BYTES,",
+    find: "if (isLost) call.fail(view, f, page, pages, into, Failure.Missing);",
+    replace: "if (isLost) call.fail(view, (f + 1) % view.k, page, pages, into, Failure.Missing);",
   },
   {
     name: "an ASD does not sync its pages before its index",
