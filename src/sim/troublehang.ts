@@ -9,7 +9,7 @@ import type { SimProcess } from "./process.js";
 import type { Reach, Trouble } from "./reach.js";
 
 /** Mean time that it hangs. */
-const HANG_MS = [300, 3000, 10_000];
+const HANG_MS = [300, 3000, 10_000, 10_000];
 const HANG_MS_MAX = 20_000;
 /** Of the disks of all others. */
 const ROUTER_CHANCE = 0.7;
@@ -25,17 +25,19 @@ const MEANT = {
     kind === "sync" && isBesideOthers,
 };
 type Meant = keyof typeof MEANT;
+/** What is asked for together is mostly what must wait for each other. */
+const OFTEN = [...(Object.keys(MEANT) as Meant[]), "sync beside another"] as const;
 /** The first operation of what is rare, one of the first few of what is not. */
 const FIRST_FEW: Record<Meant, number> = {
   read: 8,
   write: 8,
   sync: 8,
   "write of a file's first block": 1,
-  "sync beside another": 2,
+  "sync beside another": 1,
 };
 /** How it ends: a write says most when it is never done, others when they are. */
 const ENDS = ["goes on", "kill", "kill", "power"] as const;
-const ENDS_OTHERS = ["goes on", "goes on", "goes on", "kill", "power"] as const;
+const ENDS_OTHERS = ["goes on", "goes on", "goes on", "goes on", "kill"] as const;
 
 /** Operations that hang, of the files of one process. */
 export function hangTroubles(reach: Reach) {
@@ -55,7 +57,7 @@ export function hangTroubles(reach: Reach) {
     "hanging operation": (dice) => {
       const isRouter = dice.chance(ROUTER_CHANCE);
       const process = isRouter ? cluster.router : dice.pick(cluster.asds);
-      const what = dice.pick(Object.keys(MEANT) as Meant[]);
+      const what = dice.pick(OFTEN);
       const { faults } = process.spec.host.storage.deviceOf(reach.folderOf(process));
       const folder = `${reach.folderOf(process)}/`;
       let left = dice.between(1, FIRST_FEW[what]);
