@@ -51,7 +51,8 @@ export interface RecoveryOptions {
 export interface Recovered {
   /**
    * Segments with records that are not in the map, oldest first, open files. When there is none,
-   * the newest with a right header: a folder without any says that the journal is lost.
+   * the newest with a right header that is not of the cut: a folder without any says that the
+   * journal is lost.
    */
   segments: Segment[];
   /** Last sequence found, at least mapSequence. */
@@ -149,7 +150,9 @@ export class Recovery {
   #needed(kept: readonly Found[]): Segment[] {
     const isNeeded = ({ segment }: Found) => segment.lastSequence > this.#options.mapSequence;
     const needed = kept.filter(isNeeded);
-    const last = kept.findLast(({ header }) => header !== null);
+    // One of the cut would say that what lies before it is missing.
+    const end = Math.max(this.#sequence, this.#options.mapSequence) + 1;
+    const last = kept.findLast(({ header }) => header !== null && header.firstSequence <= end);
     if (needed.length === 0 && last) needed.push(last);
     return needed.map(({ segment }) => segment);
   }

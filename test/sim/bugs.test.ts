@@ -57,6 +57,8 @@ const { hunt, Runner } = await tool<{
   Runner: new (folder: string) => SoundProduct;
 }>("hunt");
 
+const { staleFound } = await tool<{ staleFound(): string[] }>("found");
+
 async function tool<T>(name: string): Promise<T> {
   return (await import(new URL(`tools/sim/${name}.mjs`, ROOT).href)) as T;
 }
@@ -71,6 +73,11 @@ t.test("each planted bug has its place in the sources, once, and compiles", (t) 
   for (const bug of BUGS) t.doesNotThrow(() => compilePlanted(bug), bug.name);
   t.throws(() => compilePlanted({ ...BUGS[0]!, find: "no such line" }), /not there once/);
   t.throws(() => compilePlanted({ ...BUGS[0]!, replace: "= ;" }), /does not compile/);
+  t.end();
+});
+
+t.test("every planted bug was found when all were looked for, and the page says so", (t) => {
+  t.same(staleFound(), [], "npm run simbugs -- --missing --write");
   t.end();
 });
 

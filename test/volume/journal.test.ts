@@ -9,6 +9,7 @@ import { StorageError } from "../../src/base/errors.js";
 import { CLUSTER_BYTES, MIB } from "../../src/base/units.js";
 import { countJournals } from "../../src/volume/remove.js";
 import { Client } from "./client.js";
+import { findRecords, wipeRecord } from "./damage.js";
 import { Host, until, VDISK_ID } from "./fixture.js";
 
 t.setTimeout(280_000);
@@ -172,6 +173,32 @@ t.test("a start that dies before it has a segment does not lose the journal", as
   }
   await host.start();
   t.equal((await host.client.read(0, 1))[0], 1);
+  await host.stop();
+});
+
+t.test("what is left of a journal that was cut behind the map says where it ended", async (t) => {
+  const host = makeHost(t);
+  await host.start();
+  await host.client.write(0, cluster(1));
+  await host.client.write(CLUSTER_BYTES, cluster(2));
+  await host.volume.sync(10_000);
+  host.store.beforePut = () => Promise.reject(away);
+  // Into the next segment; the power fails, and the first of them is gone.
+  for (let i = 2; i < 12; i++) await host.client.write(i * 128 * 1024, new Uint8Array(128 * 1024));
+  t.ok(host.volume.journal.segments.length > 1);
+  await host.crash();
+  wipeRecord(findRecords(host.journalFolder).find(({ sequence }) => sequence === 3)!, 0);
+  host.rebooted = true;
+  for (let life = 0; life < 2; life++) {
+    await host.startThread();
+    host.disk.allocateAsync = () => Promise.reject(new StorageError("OVS_DISK_FAILED", "dead"));
+    await t.rejects(host.open(), { code: "OVS_DISK_FAILED" }, "not that records are missing");
+    await host.stopThread();
+  }
+  host.store.beforePut = null;
+  await host.start();
+  t.equal((await host.client.read(CLUSTER_BYTES, 1))[0], 2);
+  t.equal((await host.client.read(4 * 128 * 1024, 1))[0], 0);
   await host.stop();
 });
 

@@ -212,8 +212,8 @@ export const BUGS = [
     name: "repair uses a fragment's name again",
     rule: "C6",
     file: "src/backend/repair.ts",
-    find: "version: before + 1 + world.random.below(VERSION_STEP_MAX) });",
-    replace: "version: fragments[f]!.version });",
+    find: "const version = before + 1 + world.random.below(VERSION_STEP_MAX);",
+    replace: "const version = Math.min(before, fragments[f]!.version);",
   },
   {
     name: "repair does not compare what it replaces",
