@@ -189,5 +189,5 @@ async function main(args: string[]): Promise<number> {
 }
 
 const args = process.argv.slice(2);
-if (args[0] === "--worker") runWorker(args[1]!);
+if (args[0] === "--worker") runWorker(args[1]!, args[2]);
 else process.exitCode = await main(args);

@@ -7,8 +7,8 @@
 import { assert } from "../base/assert.js";
 import { KIB, MIB } from "../base/units.js";
 
-/** What is kept for those that follow, in bytes. */
-const KEPT_BYTES_MAX = 3072 * MIB;
+/** What is kept for those that follow, in bytes: a seed with many restarts takes 3 GiB. */
+const KEPT_BYTES = 3072 * MIB;
 const SLAB_BYTES = MIB;
 const BLOCK_BYTES = 64 * KIB;
 const ZEROES = Buffer.alloc(BLOCK_BYTES);
@@ -17,15 +17,18 @@ const ZEROES = Buffer.alloc(BLOCK_BYTES);
 export class MemoryPool {
   /** Arenas are zeroed before they are used again. */
   readonly clears: boolean;
+  readonly #keptBytesMax: number;
   readonly #kept = new Map<number, ArrayBuffer[]>();
   #keptBytes = 0;
 
   /**
    * Without `clears` arenas have what the last user left, as memory has that a process gave back
    * and got again: nobody may depend on it, and it takes a third of the time of a short run.
+   * `keptBytes`: the most that is kept; twice the default finds nearly all that seeds ask for.
    */
-  constructor({ clears } = { clears: true }) {
+  constructor({ clears = true, keptBytes = KEPT_BYTES } = {}) {
     this.clears = clears;
+    this.#keptBytesMax = keptBytes;
   }
 
   /** Gives memory of exactly so many bytes, of any content; undefined when there is none. */
@@ -38,7 +41,7 @@ export class MemoryPool {
   /** Takes it; what would be too much is left to the collector. */
   give(buffer: ArrayBuffer): void {
     const bytes = buffer.byteLength;
-    if (this.#keptBytes + bytes > KEPT_BYTES_MAX) return;
+    if (this.#keptBytes + bytes > this.#keptBytesMax) return;
     const list = this.#kept.get(bytes);
     if (list === undefined) this.#kept.set(bytes, [buffer]);
     else list.push(buffer);

@@ -4,6 +4,8 @@
 // for coverage they write there what they have run, when they end.
 
 import { type ChildProcess, fork } from "node:child_process";
+import { totalmem } from "node:os";
+import { GIB } from "../../base/units.js";
 import { type Cuts, noCuts } from "../../sim/cuts.js";
 import { MemoryPool } from "../../sim/memory.js";
 import type { RunResult } from "../../sim/run.js";
@@ -11,6 +13,14 @@ import { runHere } from "./seed.js";
 
 /** Real time that one seed may take: a few seconds are common, and a machine may be busy. */
 const SEED_MS_MAX = 600_000;
+/** What the processes together may keep for seeds to come: a share of the machine's memory. */
+const KEPT_SHARE = 0.5;
+const KEPT_BYTES_MAX = 6 * GIB;
+/**
+ * Arenas are mapped, and so zero already: glibc would take those below 32 MiB from its heap, and
+ * write the zeroes.
+ */
+const MALLOC = { MALLOC_MMAP_THRESHOLD_: "4194304" };
 /** Processes in a row that answer nothing at all: then it is not the seeds. */
 const USELESS_MAX = 3;
 
@@ -41,10 +51,13 @@ export async function runPool(options: PoolOptions): Promise<void> {
   await Promise.all(Array.from({ length: options.workers }, () => keepOne(options)));
 }
 
-/** What a process of the pool does: its arguments end with the words of `runPool`. */
-export function runWorker(words: string): void {
+/**
+ * What a process of the pool does: its arguments end with the words of `runPool`, and the bytes
+ * that it may keep.
+ */
+export function runWorker(words: string, keptBytes?: string): void {
   const cuts = cutsOf(words);
-  const pool = new MemoryPool();
+  const pool = new MemoryPool(keptBytes === undefined ? {} : { keptBytes: Number(keptBytes) });
   // An interrupt from the terminal reaches all; it is the parent's to say what comes of it.
   process.on("SIGINT", () => {});
   process.on("disconnect", () => process.exit());
@@ -60,13 +73,14 @@ export function runWorker(words: string): void {
 
 /** One process after the other, until there are no more seeds. */
 async function keepOne(options: PoolOptions): Promise<void> {
-  const { program, cuts, coverageFolder, next, stop } = options;
-  const env = { ...process.env };
+  const { program, workers, cuts, coverageFolder, next, stop } = options;
+  const kept = Math.floor(Math.min(KEPT_BYTES_MAX, (KEPT_SHARE * totalmem()) / workers));
+  const env: NodeJS.ProcessEnv = { ...MALLOC, ...process.env };
   if (coverageFolder !== null) env.NODE_V8_COVERAGE = coverageFolder;
   const more = () => (stop.aborted ? null : next());
   let useless = 0;
   for (let seed = more(); seed !== null && useless < USELESS_MAX; seed = more()) {
-    const child = fork(program, ["--worker", wordsOf(cuts)], { env });
+    const child = fork(program, ["--worker", wordsOf(cuts), String(kept)], { env });
     useless = (await serve(child, seed, more, options)) > 0 ? 0 : useless + 1;
   }
 }
