@@ -81,6 +81,7 @@ const CODES: readonly ErrorCode[] = [
   "OVS_DISK_FAILED",
   "OVS_INVALID",
   "OVS_DISK_FAILED",
+  "OVS_FULL",
 ];
 
 /** The error that a `done` with a code other than 0 reports. */

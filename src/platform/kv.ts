@@ -53,6 +53,11 @@ export interface KvSnapshot extends KvReader {
 export interface KvStore extends KvReader {
   /** Damage that a read or a write has met; the store must not be trusted any more. */
   readonly damage: StorageError | null;
+  /**
+   * The failed write after which it takes no more; null while it does. Reads go on. It can be
+   * opened anew by another process, when this one has ended: what was answered is there.
+   */
+  readonly failure: StorageError | null;
   /** A new, empty batch for `write`. */
   batch(): KvBatch;
   /** Applies the batch atomically. Writes are applied in the order of the calls. */

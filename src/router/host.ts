@@ -83,7 +83,10 @@ export type HostMethods = {
 /** What a host tells the main thread. */
 export type MainMethods = {
   halted: (input: { id: string; reason: string }) => Promise<void>;
-  /** A shard's store of maps is damaged and condemned: a new start makes it anew. */
+  /**
+   * A shard's store of maps is damaged and condemned: a new start makes it anew; or it takes no
+   * more writes: a new start opens it.
+   */
   condemned: (input: { reason: string }) => Promise<void>;
 };
 
@@ -262,9 +265,15 @@ export class VolumeHost {
    * read, or when RocksDB merges its files and then refuses all writes.
    */
   async #lookAt(shardNumber: number): Promise<void> {
-    const damage = this.#shards.get(shardNumber)?.kv.damage ?? null;
-    if (damage === null || this.#condemned) return;
+    const { damage, failure } = this.#shard(shardNumber).kv;
+    if ((damage ?? failure) === null || this.#condemned) return;
     this.#condemned = true;
+    if (damage === null) {
+      // A full disk, most of all: nothing is wrong with what it has, but only a new process can
+      // open it again.
+      await this.#link.call("condemned", { reason: failure!.message });
+      return;
+    }
     const path = condemnedPath(`${shardFolder(this.#config, shardNumber)}/map`);
     const reason = damage.message.slice(0, SENTENCE_BYTES_MAX / 4);
     await this.#world.disk.files.writeSmall(path, new TextEncoder().encode(reason));

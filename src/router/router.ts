@@ -192,7 +192,7 @@ export class RouterDaemon {
     });
     const methods: MainMethods = {
       halted: async ({ id, reason }) => this.#keepers.get(id)?.onHalted(reason),
-      condemned: async ({ reason }) => this.#die(`a store of maps is made anew: ${reason}`),
+      condemned: async ({ reason }) => this.#die(`a store of maps needs a new start: ${reason}`),
     };
     const link = new Link<HostMethods>(handle, methods);
     this.#hosts.push({ link, end: () => handle.terminate() });

@@ -305,6 +305,10 @@ class SimKvStore extends Reader implements KvStore {
     return this.handle.damage;
   }
 
+  get failure(): StorageError | null {
+    return this.#failure;
+  }
+
   batch(): KvBatch {
     return new PackedBatch();
   }

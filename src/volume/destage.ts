@@ -266,7 +266,8 @@ export class Destager {
     } catch (error) {
       // The TLog is committed: the next start applies it again, or rebuilds the map.
       if (!(error instanceof StorageError)) throw error;
-      this.#volume.halt("corrupt", `the map cannot be changed: ${error.message}`);
+      const kind = error.kind === "corrupt" ? "corrupt" : "unavailable";
+      this.#volume.halt(kind, `the map cannot be changed: ${error.message}`);
     }
     return this.#volume.failed === null;
   }

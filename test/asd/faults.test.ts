@@ -2,16 +2,7 @@
 // The store on a disk that fails: nothing is acknowledged that is not durable, a failed sync is
 // never retried, and what was never acknowledged takes no room.
 
-import { spawnSync } from "node:child_process";
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, openSync, rmSync, writeSync } from "node:fs";
 import t from "tap";
 import { AsdStore, type StoreOptions } from "../../src/asd/store.js";
 import { assert } from "../../src/base/assert.js";
@@ -21,6 +12,7 @@ import type { Disk } from "../../src/platform/disk.js";
 import type { KvBatch, KvStore } from "../../src/platform/kv.js";
 import type { World } from "../../src/platform/world.js";
 import { AsdPartStatus } from "../../src/wire/generated/asd.js";
+import { mountSmall } from "../platform/smallfs.js";
 import { makeWorld, pagesPut, readParts, smallPut, storeOptions, temporary } from "./fixture.js";
 
 const real = makeWorld(512);
@@ -217,20 +209,7 @@ t.test("an apply is seen by nobody before it is durable", async (t) => {
   await store.close();
 });
 
-/** Mounts a small file system; null where that is not allowed. */
-function mountSmall(bytes: number): { path: string; unmount: () => void } | null {
-  const image = `${folder.path}/image`;
-  const path = `${folder.path}/mounted`;
-  mkdirSync(path);
-  writeFileSync(image, "");
-  truncateSync(image, bytes);
-  const run = (...command: string[]) =>
-    spawnSync(command[0]!, command.slice(1), { stdio: "ignore" }).status === 0;
-  if (!run("mkfs.ext4", "-q", image) || !run("mount", "-o", "loop", image, path)) return null;
-  return { path, unmount: () => run("umount", path) };
-}
-
-const mounted = mountSmall(200 * MIB);
+const mounted = mountSmall(folder.path, 200 * MIB);
 const skip = mounted === null ? "no right to mount" : false;
 
 t.test("on a full file system puts are refused and deletes work", { skip }, async (t) => {

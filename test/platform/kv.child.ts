@@ -58,6 +58,26 @@ async function leaveAt(step: string): Promise<void> {
   process.exit(step === "closed" ? 0 : 9);
 }
 
+/** Writes until the file system is full, and says what was acknowledged, and how it ended. */
+async function untilFull(): Promise<void> {
+  const store = await new NodeKv().open(path!, { ...KV_OPTIONS, writeBufferBytes: 2 ** 20 });
+  const put = async (i: number) => {
+    const batch = store.batch();
+    batch.put(bytes(`k${String(i).padStart(6, "0")}`), new Uint8Array(16 * 1024).fill(i));
+    await store.write(batch, { sync: true });
+    say(String(i));
+  };
+  const codeOf = (error: unknown) => (error as { code?: string }).code;
+  let i = 0;
+  const code = await (async () => {
+    for (;;) await put(i++);
+  })().catch(codeOf);
+  const again = await put(i).catch(codeOf);
+  const first = await store.get(bytes("k000000"));
+  say(`failed ${code} ${store.failure?.code} ${again} ${first?.byteLength}`);
+  await store.close();
+}
+
 async function inWorker(step: string): Promise<void> {
   const worker = new Worker(new URL(import.meta.url), { workerData: [`leave:${step}`, path] });
   const code = await new Promise<number>((resolve, reject) => {
@@ -80,6 +100,7 @@ async function terminated(): Promise<void> {
 }
 
 if (mode === "write") await writeForever();
+else if (mode === "full") await untilFull();
 else if (mode === "terminate") await terminated();
 else if (mode!.startsWith("leave:")) await leaveAt(mode!.slice(6));
 else if (mode!.startsWith("worker:")) await inWorker(mode!.slice(7));

@@ -202,11 +202,14 @@ t.test("a dead or full device fails what waits; a failed write is the last", asy
     const store = await kv.open(PATH, KV_OPTIONS);
     await put(store, 1, true);
     faults.capacity(host.device.usedBytes);
+    t.equal(store.failure, null);
     await t.rejects(put(store, 2, false), { code: "OVS_FULL" });
+    t.match(store.failure, { code: "OVS_FULL" });
     faults.capacity(2 ** 30);
     await t.rejects(put(store, 3, false), { code: "OVS_FULL", message: /takes no more writes/ });
     await store.close();
     const again = await kv.open(PATH, OLD);
+    t.equal(again.failure, null);
     t.equal(text(await again.get(bytes("last"))), "1");
     faults.next(FaultKind.SyncError, PATH);
     const refused = { code: "OVS_DISK_FAILED" };

@@ -28,6 +28,7 @@ const PINNED: ReadonlyArray<[seed: number, ...more: TroubleKind[]]> = [
   [31330, "drained disk"],
   [34041],
   [60001, "damaged index"],
+  [1001518],
 ];
 
 /** Runs the program; resolves with its exit code and what it printed. */

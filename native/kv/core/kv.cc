@@ -81,7 +81,7 @@ const char* InvalidBatch(std::string_view batch, uint32_t* count) {
 
 Outcome FromStatus(const rocksdb::Status& status, const std::string& what) {
   if (status.ok()) return {};
-  Code code = Code::kFailed;
+  Code code = status.IsNoSpace() ? Code::kFull : Code::kFailed;
   if (status.IsCorruption()) code = Code::kCorrupt;
   if (status.IsNotFound()) code = Code::kNotFound;
   if (status.IsIncomplete()) code = Code::kIncomplete;
@@ -102,7 +102,15 @@ Outcome Store::Open(const std::string& path, const Settings& settings,
   return {};
 }
 
-Store::~Store() = default;
+Store::~Store() {
+  if (log_failed_) Abandon();
+}
+
+void Store::Abandon() {
+  // Closing it would flush the log whose write has failed, which RocksDB asserts not to happen. It
+  // stays open, and its folder locked, until the process ends.
+  new std::shared_ptr<rocksdb::DB>(std::move(db_));
+}
 
 Outcome Store::Write(std::string&& group, bool sync) {
   if (failed_) return {Code::kFailed, "an earlier write failed, the store takes no more"};
@@ -114,8 +122,8 @@ Outcome Store::Write(std::string&& group, bool sync) {
   const rocksdb::Status status = db_->Write(options, &batch);
   if (!status.ok()) {
     failed_ = true;
-    const Code code = status.IsCorruption() ? Code::kCorrupt : Code::kFailed;
-    return {code, "cannot write: " + status.ToString()};
+    log_failed_ = status.IsIOError();
+    return FromStatus(status, "cannot write");
   }
   if (sync) synced_ = db_->GetLatestSequenceNumber();
   return {};
@@ -242,6 +250,10 @@ Outcome Store::Close() {
     for (int i = 0; i < 2 && outcome.Ok(); i++) {
       outcome = Write(std::string(kBatchHeaderBytes, '\0'), true);
     }
+  }
+  if (log_failed_) {
+    Abandon();
+    return outcome;
   }
   const rocksdb::Status status = db_->Close();
   db_.reset();

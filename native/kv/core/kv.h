@@ -33,6 +33,7 @@ enum class Code : uint32_t {
   kFailed = 4,
   kInvalid = 5,
   kIncomplete = 6,  // Not in memory: ask again on the pool.
+  kFull = 7,
 };
 
 struct Outcome {
@@ -103,11 +104,15 @@ class Store {
  private:
   Store() = default;
   rocksdb::ReadOptions Reading(const SnapshotRef& snapshot, Tier tier) const;
+  void Abandon();
 
   std::shared_ptr<rocksdb::DB> db_;
   std::shared_ptr<rocksdb::Cache> cache_;
   uint64_t synced_ = 0;
+  // A write has failed: it takes no more.
   bool failed_ = false;
+  // It failed in the log.
+  bool log_failed_ = false;
 };
 
 // Opening, in open.cc: options, the lock, and the check of the log.

@@ -217,6 +217,10 @@ class NodeKvStore extends Reader implements KvStore {
     return this.handle.damage;
   }
 
+  get failure(): StorageError | null {
+    return this.#failure;
+  }
+
   batch(): KvBatch {
     return new PackedBatch();
   }
