@@ -2,6 +2,7 @@
 // Reads, writes and the life of a store. See kv.h.
 #include "kv/core/kv.h"
 
+#include <rocksdb/convenience.h>
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
 
@@ -107,8 +108,10 @@ Store::~Store() {
 }
 
 void Store::Abandon() {
+  if (db_ == nullptr) return;
   // Closing it would flush the log whose write has failed, which RocksDB asserts not to happen. It
-  // stays open, and its folder locked, until the process ends.
+  // stays open, and its folder locked, until the process ends; nothing works in it any more.
+  rocksdb::CancelAllBackgroundWork(db_.get(), true);
   new std::shared_ptr<rocksdb::DB>(std::move(db_));
 }
 
