@@ -18,6 +18,8 @@ export class DirtyMark {
   readonly #onChange: () => void;
   readonly #onFenced: (reason: string) => void;
   #isDirty: boolean;
+  #isClean: boolean;
+  #cleanAtMs = Number.NEGATIVE_INFINITY;
   #changing: Promise<void> | null = null;
   #retryMs = RETRY_FIRST_MS;
 
@@ -30,6 +32,7 @@ export class DirtyMark {
     this.#marks = marks;
     this.#clock = clock;
     this.#isDirty = isDirty;
+    this.#isClean = !isDirty;
     this.#onChange = () => events.onChange();
     this.#onFenced = (reason) => events.onFenced(reason);
   }
@@ -37,6 +40,11 @@ export class DirtyMark {
   /** The registry says surely that the journal is needed. */
   get isDirty(): boolean {
     return this.#isDirty;
+  }
+
+  /** The registry says surely that the journal is not needed. */
+  get isClean(): boolean {
+    return this.#isClean;
   }
 
   /** Writes may be acknowledged. */
@@ -53,14 +61,19 @@ export class DirtyMark {
     });
   }
 
-  /** Everything acknowledged is in the backend, up to TLog `tlogNumber`. */
-  async makeClean(tlogNumber: number): Promise<void> {
-    if (this.#changing !== null || !this.#isDirty) return;
+  /**
+   * Everything acknowledged is in the backend, up to TLog `tlogNumber`. What fails may be tried
+   * again, and is then put off a little unless it `isLast`.
+   */
+  async makeClean(tlogNumber: number, { isLast }: { isLast: boolean }): Promise<void> {
+    if (this.#changing !== null || this.#isClean) return;
+    if (!isLast && this.#clock.nowMs() < this.#cleanAtMs) return;
     // Whatever becomes of it: dirty is asked again before the next write.
     this.#isDirty = false;
     const change = this.#try(() => this.#marks.clean(tlogNumber));
     this.#changing = change.then(() => undefined);
-    await change;
+    this.#isClean = await change;
+    if (!this.#isClean) this.#cleanAtMs = this.#clock.nowMs() + RETRY_LAST_MS;
     this.#changing = null;
     this.#onChange();
   }
@@ -71,6 +84,7 @@ export class DirtyMark {
   }
 
   async #makeDirty(): Promise<void> {
+    this.#isClean = false;
     if (await this.#try(() => this.#marks.dirty())) {
       this.#isDirty = true;
       this.#retryMs = RETRY_FIRST_MS;

@@ -397,8 +397,9 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     if (isOld && this.dirty.closedCount === 0) this.closeBatch();
     else if (this.dirty.closedCount > 0) this.destager.kick();
     if (!this.dirty.empty) return true;
-    if (this.#isAllDestaged) void this.#markClean();
-    return false;
+    if (!this.#isAllDestaged) return false;
+    void this.#markClean();
+    return !this.#mark.isClean;
   }
 
   /** The destager put a batch into the backend and the map. */
@@ -425,8 +426,8 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     return isQuiet && this.writer.inFlight === 0 && this.dirty.empty;
   }
 
-  async #markClean(): Promise<void> {
-    if (this.failed === null) await this.#mark.makeClean(this.map.mark.tlogNumber);
+  async #markClean(isLast = false): Promise<void> {
+    if (this.failed === null) await this.#mark.makeClean(this.map.mark.tlogNumber, { isLast });
   }
 
   // Reads (ReadSource)
@@ -495,7 +496,7 @@ export class Volume implements BlockTarget, ReadSource, TurnMember {
     try {
       await this.destager.stop();
       if (this.dirty.empty) {
-        await this.#markClean();
+        await this.#markClean(true);
         return;
       }
       // Synced before and after, so that the stop record states that all before it is flushed.

@@ -29,6 +29,7 @@ const PINNED: ReadonlyArray<[seed: number, ...more: TroubleKind[]]> = [
   [34041],
   [60001, "damaged index"],
   [1001518],
+  [1002764],
 ];
 
 /** Runs the program; resolves with its exit code and what it printed. */

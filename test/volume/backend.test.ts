@@ -172,6 +172,22 @@ t.test(
   },
 );
 
+t.test("a vDisk that could not be marked clean is marked when that can be done", async (t) => {
+  const host = makeHost(t);
+  await host.start();
+  const write = () => host.client.write(0, new Uint8Array(CLUSTER_BYTES).fill(1));
+  for (const isStopped of [false, true]) {
+    await write();
+    host.marksFail = new StorageError("OVS_FULL", "the registry has no room");
+    await host.volume.sync(10_000);
+    t.ok(host.wasDirty);
+    host.marksFail = null;
+    if (isStopped) await host.stop();
+    else await until(() => !host.wasDirty, "it is marked by itself");
+    t.notOk(host.wasDirty);
+  }
+});
+
 t.test("a full journal is back-pressure, without an error", async (t) => {
   const host = makeHost(t, {
     config: { journalBytes: 4 * MIB, segmentBytes: MIB, scoBytes: 256 * KIB },
