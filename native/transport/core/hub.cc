@@ -285,6 +285,9 @@ size_t Hub::Wake() {
     if (mark == kWakeMark) {
       uint64_t ignored = 0;
       if (read(wake_, &ignored, sizeof ignored) < 0) OVS_CHECK(errno == EAGAIN);
+      // It took the signals of this call too: what they stand for is told below, the next one
+      // must be written again.
+      signalled_ = false;
     } else if ((mark & kListenerMark) != 0) {
       Accept(static_cast<uint32_t>(mark));
     } else if (Connection* c = Find(static_cast<uint32_t>(mark))) {
