@@ -306,7 +306,9 @@ export class VolumeHost {
 
   async #open(id: string, shardNumber: number, acceptLoss: boolean): Promise<Opened> {
     assert(!this.#hosted.has(id), "a vDisk is opened once");
-    const read = await readVdisk(this.#registry, id);
+    // An earlier life may have asked for its deletion, carried out only now: nothing is left of it.
+    const read = await readVdisk(this.#registry, id).catch(ignoreMissing);
+    if (read === null) return { kind: "deleting" };
     const claimed = await claimVdisk(this.#registry, id, this.#claimer("serve"));
     if (claimed === null) return { kind: "deleting" };
     const gate = new OwnerGate(this.#world, this.#registry, id, claimed.claim);
@@ -407,13 +409,8 @@ export class VolumeHost {
   async #remove(id: string, shardNumber: number): Promise<void> {
     const hosted = this.#hosted.get(id);
     if (hosted) await this.#giveUp(hosted);
-    let vdisk: Vdisk;
-    try {
-      vdisk = await readVdisk(this.#registry, id);
-    } catch (error) {
-      if (!hasCode(error, "OVS_NOT_FOUND")) throw error;
-      return;
-    }
+    const vdisk = await readVdisk(this.#registry, id).catch(ignoreMissing);
+    if (vdisk === null) return;
     const claimed = await claimVdisk(this.#registry, id, this.#claimer("delete"));
     assert(claimed !== null, "whatever its state, it can be claimed for its deletion");
     const { namespace } = vdisk.record;
@@ -486,4 +483,9 @@ export class VolumeHost {
     await this.#backend.stop();
     await this.#registry.close();
   }
+}
+
+function ignoreMissing(error: unknown): null {
+  if (!hasCode(error, "OVS_NOT_FOUND")) throw error;
+  return null;
 }

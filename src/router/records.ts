@@ -225,6 +225,8 @@ export async function claimVdisk(
   const result = await registry.transact({
     compares: [
       { key, target: "modRevision", is: "=", number: old?.revision ?? 0 },
+      // Nobody owns what is deleted.
+      { key: recordKey(id), target: "version", is: ">", number: 0 },
       // The key is absent, or it is the very one of another life that was read above.
       ...(old && !mine
         ? [

@@ -104,6 +104,8 @@ t.test("a deletion takes the vDisk's own records and no others", async (t) => {
     for (const key of [nameKey(name), recordKey(vdisk.id), ownerKey(vdisk.id)]) {
       t.equal(await registry.get(key), null, fates.join(", "));
     }
+    await t.rejects(claimVdisk(registry, vdisk.id, SERVE), { code: "OVS_CONFLICT" });
+    t.equal(await registry.get(ownerKey(vdisk.id)), null, "what is gone has no owner");
     // One that comes late meets a new vDisk of that name.
     const next = await createVdisk(world, registry, options(name));
     await deleteVdisk(registry, vdisk, claimed.claim);

@@ -30,6 +30,7 @@ const PINNED: ReadonlyArray<[seed: number, ...more: TroubleKind[]]> = [
   [60001, "damaged index"],
   [1001518],
   [1002764],
+  [1477603833],
 ];
 
 /** Runs the program; resolves with its exit code and what it printed. */
