@@ -219,18 +219,12 @@ export class Maintenance {
   async #pass(options: { isPatient: boolean }): Promise<void> {
     this.#noteChanges();
     const narrow = await this.#narrow(options);
-    const lost = new Map<string, Candidate>();
-    for (const candidate of [...(await this.#again()), ...(await this.#onLost())]) {
-      lost.set(keyOf(candidate), candidate);
-    }
-    const candidates = [...narrow, ...lost.values()];
-    this.#status.waitingObjects = this.#narrowObjects + lost.size + this.#unmended.size;
+    const again = await this.#again();
+    const lost = await this.#onLost();
+    const candidates = [...narrow, ...again, ...lost];
+    this.#status.waitingObjects = this.#narrowObjects + lost.length + this.#unmended.size;
     await this.#repairAll(candidates);
-    for (const [key, candidate] of lost) {
-      if (this.#backoffs.has(key) && this.#unmended.size < QUEUE_MAX) {
-        this.#unmended.set(key, candidate);
-      }
-    }
+    for (const candidate of [...again, ...lost]) this.#noteUnmended(candidate);
     const isTrashEmpty = await this.#trash();
     const removed = await removeNamespaces({
       world: this.#host.core.world,
@@ -339,13 +333,19 @@ export class Maintenance {
     for (const [key, { namespace, name }] of this.#unmended) {
       if (this.#isEnding()) break;
       if (this.#isBackedOff(namespace, name)) continue;
-      this.#unmended.delete(key);
       const entry = await this.#host.core.registry.get(objectPath(namespace, name));
-      if (entry === null) continue;
-      const candidate = await this.#candidate(namespace, name, entry);
-      if (candidate !== null) candidates.push(candidate);
+      const candidate = entry === null ? null : await this.#candidate(namespace, name, entry);
+      if (candidate === null) this.#unmended.delete(key);
+      else candidates.push(candidate);
     }
     return candidates;
+  }
+
+  /** After its repair: what has to wait stays, also when a pass ends early. */
+  #noteUnmended(candidate: Candidate): void {
+    const key = keyOf(candidate);
+    if (!this.#backoffs.has(key)) this.#unmended.delete(key);
+    else if (this.#unmended.size < QUEUE_MAX) this.#unmended.set(key, candidate);
   }
 
   /** Objects with fragments on OSDs that do not count any more. */
