@@ -74,6 +74,13 @@ uint32_t NumberOf(const Napi::Value& value) {
   return value.As<Napi::Number>().Uint32Value();
 }
 
+// Never ToBoolean(): it asks JavaScript, which fails in an environment that is being ended, and
+// what it then answers aborts the process when it is looked at.
+bool FlagOf(const Napi::Value& value) {
+  OVS_CHECK(value.IsBoolean());
+  return value.As<Napi::Boolean>().Value();
+}
+
 uint64_t BytesCountOf(const Napi::Value& value) {
   OVS_CHECK(value.IsNumber());
   return static_cast<uint64_t>(value.As<Napi::Number>().Int64Value());
@@ -191,7 +198,7 @@ class Addon : public Napi::Addon<Addon> {
     ovs::kv::Settings settings;
     settings.cache_bytes = BytesCountOf(info[1]);
     settings.write_buffer_bytes = BytesCountOf(info[2]);
-    settings.create = info[3].ToBoolean();
+    settings.create = FlagOf(info[3]);
     job->run = [path = PathOf(info[0]), settings](Job* job) {
       return Store::Open(path, settings, &job->opened);
     };
@@ -223,7 +230,7 @@ class Addon : public Napi::Addon<Addon> {
     }
     std::memcpy(group.data() + 8, &total, 4);
     auto job = std::make_unique<Job>();
-    const bool sync = info[3].ToBoolean();
+    const bool sync = FlagOf(info[3]);
     job->run = [store = Find(info[0]).store, group = std::move(group), sync](Job*) mutable {
       return store->Write(std::move(group), sync);
     };
@@ -287,7 +294,7 @@ class Addon : public Napi::Addon<Addon> {
     query.has_end = !info[3].IsNull();
     if (query.has_first) query.first = BytesOf(info[2]);
     if (query.has_end) query.end = BytesOf(info[3]);
-    query.reverse = info[4].ToBoolean();
+    query.reverse = FlagOf(info[4]);
     query.limit = NumberOf(info[5]);
     // The answer shows the store as it was at the call, whenever the pool comes to it.
     if (!snapshot) snapshot = opened.store->TakeSnapshot();

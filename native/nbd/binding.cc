@@ -31,6 +31,13 @@ uint32_t Number(const Napi::Value& value) {
   return value.As<Napi::Number>().Uint32Value();
 }
 
+// Never ToBoolean(): it asks JavaScript, which fails in an environment that is being ended, and
+// what it then answers aborts the process when it is looked at.
+bool Flag(const Napi::Value& value) {
+  OVS_CHECK(value.IsBoolean());
+  return value.As<Napi::Boolean>().Value();
+}
+
 std::string Text(const Napi::Value& value) {
   OVS_CHECK(value.IsString());
   return value.As<Napi::String>().Utf8Value();
@@ -180,7 +187,7 @@ class ServerWrap : public Napi::ObjectWrap<ServerWrap>, public ServerEvents {
   /** (id, sizeBytes, readOnly, alive) */
   Napi::Value SetTarget(const Napi::CallbackInfo& info) {
     const auto size = static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
-    server().engine().SetTarget(Number(info[0]), size, info[2].ToBoolean(), info[3].ToBoolean());
+    server().engine().SetTarget(Number(info[0]), size, Flag(info[2]), Flag(info[3]));
     return info.Env().Undefined();
   }
 
@@ -196,8 +203,8 @@ class ServerWrap : public Napi::ObjectWrap<ServerWrap>, public ServerEvents {
     const uint32_t mode = Number(info[2]);
     OVS_CHECK(mode <= static_cast<uint32_t>(Mode::Extended));
     const uint32_t number = server().Adopt(info[0].As<Napi::Number>().Int32Value(), Number(info[1]),
-                                           static_cast<Mode>(mode), info[3].ToBoolean(),
-                                           unread.Data(), unread.ElementLength());
+                                           static_cast<Mode>(mode), Flag(info[3]), unread.Data(),
+                                           unread.ElementLength());
     return Napi::Number::New(info.Env(), number);
   }
 

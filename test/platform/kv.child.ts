@@ -3,6 +3,7 @@
 
 import { writeSync } from "node:fs";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
+import { loadKv } from "../../src/native/kv.js";
 import { NodeKv } from "../../src/platform/node/kv.js";
 import { bytes, KV_OPTIONS } from "./kv.contract.js";
 
@@ -99,9 +100,35 @@ async function terminated(): Promise<void> {
   }
 }
 
+/** A worker that calls the addon when its end has been asked for and it has not noticed yet. */
+async function late(): Promise<void> {
+  if (isMainThread) {
+    const worker = new Worker(new URL(import.meta.url), { workerData: ["late", path] });
+    await new Promise<void>((resolve) => worker.once("message", () => resolve()));
+    await worker.terminate();
+    return;
+  }
+  const addon = loadKv();
+  const id = await new Promise<number>((resolve) => {
+    const opened = addon.open(path!, 2 ** 20, 2 ** 20, true, () => resolve(opened));
+  });
+  const batch = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 97]);
+  const large = new Uint8Array(2 ** 29);
+  const batches = [batch];
+  const { write, range } = addon;
+  const done = () => undefined;
+  say("ready");
+  // A search in the engine's own code: it looks for no end, and neither does what comes after it
+  // until the next function is entered.
+  large.indexOf(1);
+  write.call(addon, id, batches, 1, true, done);
+  range.call(addon, id, 0, null, null, false, 1, done);
+}
+
 if (mode === "write") await writeForever();
 else if (mode === "full") await untilFull();
 else if (mode === "terminate") await terminated();
+else if (mode === "late") await late();
 else if (mode!.startsWith("leave:")) await leaveAt(mode!.slice(6));
 else if (mode!.startsWith("worker:")) await inWorker(mode!.slice(7));
 else process.exitCode = 2;

@@ -130,6 +130,7 @@ t.test("a process may leave at any step of a store's life", async (t) => {
     }
   }
   t.equal(await leave("terminate", path()), "0 null", "a worker terminated while it writes");
+  t.equal(await leave("late", path()), "0 null", "a worker that calls after it was terminated");
 });
 
 t.test("who has it open is named, across processes", async (t) => {
