@@ -1,20 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sim row: how much faster than the clock on the wall the simulator runs a cluster of 12 ASDs
-// with all that goes wrong in it, one seed after the other in one process.
+// with all that goes wrong in it, one seed after the other in one process, which is one of those
+// that `npm run sim` starts for each worker.
 
-import { KIB, MIB } from "../src/base/units.js";
-import { MemoryPool } from "../src/sim/memory.js";
-import { type Plan, planOf, runSeed } from "../src/sim/run.js";
-import { FailureDomain } from "../src/wire/generated/manifest.js";
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { SEED_ENVIRONMENT } from "../src/bin/sim/pool.js";
 import type { Row, RowContext } from "./lib/row.js";
 import type { Line } from "./lib/stats.js";
 
-const ASDS = 12;
+const LOAD = new URL("./sim-load.js", import.meta.url).pathname;
 const SEEDS = 4;
-const SECONDS = 60;
 const TARGET = 50;
+
+// The seeds of the process.
+export const ASDS = 12;
+export const SECONDS = 60;
 /** Of the one client: enough for a seed that counts. */
-const REQUESTS_PER_SECOND = 12;
+export const REQUESTS_PER_SECOND = 12;
+
+/** What a batch of seeds took. */
+export interface Ran {
+  simulatedMs: number;
+  tookMs: number;
+  cpuSeconds: number;
+  /** Which seed failed and why; "": none. */
+  failure: string;
+}
 
 export const simRow: Row = {
   name: "sim",
@@ -31,51 +43,30 @@ export const simRow: Row = {
       oursCpuSeconds: [],
       peersCpuSeconds: [],
     };
-    const pool = new MemoryPool();
-    // The compiler's work is that of the first seeds only.
-    await runSeeds(pool, 1000, context.quick ? 1 : SEEDS);
-    for (let round = 0; round < context.rounds; round++) {
-      const before = process.cpuUsage();
-      const beginMs = performance.now();
-      const simulatedMs = await runSeeds(pool, 1 + round * SEEDS, context.quick ? 1 : SEEDS);
-      line.ours.push(simulatedMs / (performance.now() - beginMs));
-      const { user, system } = process.cpuUsage(before);
-      line.oursCpuSeconds.push((user + system) / 1e6);
+    const env = { ...SEED_ENVIRONMENT, ...process.env };
+    const load = fork(LOAD, [], { env, serialization: "advanced" });
+    try {
+      const count = context.quick ? 1 : SEEDS;
+      // The compiler's work is that of the first seeds only.
+      await runSeeds(load, 1000, count);
+      for (let round = 0; round < context.rounds; round++) {
+        const { simulatedMs, tookMs, cpuSeconds } = await runSeeds(load, 1 + round * SEEDS, count);
+        line.ours.push(simulatedMs / tookMs);
+        line.oursCpuSeconds.push(cpuSeconds);
+      }
+    } finally {
+      load.kill();
     }
     return [line];
   },
 };
 
-/** Answers the milliseconds that were simulated. */
-async function runSeeds(pool: MemoryPool, first: number, count: number): Promise<number> {
-  let simulatedMs = 0;
-  for (let seed = first; seed < first + count; seed++) {
-    const options = { seed, seconds: SECONDS, traceAll: false, pool };
-    const result = await runSeed(options, planOfTwelve(seed));
-    if (result.failure !== "") throw new Error(`seed ${seed}: ${result.failure}`);
-    simulatedMs += result.simulatedMs;
-  }
-  return simulatedMs;
-}
-
-/** A seed's plan with a cluster that is the same for all. */
-function planOfTwelve(seed: number): Plan {
-  const plan = planOf(seed);
-  const name = plan.cluster.vdisks[0]!.name;
-  return {
-    ...plan,
-    habits: [{ ...plan.habits[0]!, perSecond: REQUESTS_PER_SECOND }],
-    cluster: {
-      ...plan.cluster,
-      asds: ASDS,
-      diskHosts: ASDS,
-      domain: FailureDomain.disk,
-      proxies: 2,
-      apart: "none",
-      threads: 2,
-      policy: { k: 4, m: 2, c: 5, x: 6 },
-      vdisks: [{ name, sizeBytes: 4 * MIB }],
-      scoBytes: 256 * KIB,
-    },
-  };
+async function runSeeds(load: ChildProcess, first: number, count: number): Promise<Ran> {
+  const stop = new AbortController();
+  const { signal } = stop;
+  load.once("exit", () => stop.abort(new Error("the process that runs the seeds has ended")));
+  load.send({ first, count });
+  const [ran] = (await once(load, "message", { signal })) as [Ran];
+  if (ran.failure !== "") throw new Error(ran.failure);
+  return ran;
 }

@@ -17,10 +17,10 @@ const SEED_MS_MAX = 600_000;
 const KEPT_SHARE = 0.5;
 const KEPT_BYTES_MAX = 6 * GIB;
 /**
- * Arenas are mapped, and so zero already: glibc would take those below 32 MiB from its heap, and
- * write the zeroes.
+ * Environment of processes that run seeds. Arenas are mapped then, and so zero already: glibc would
+ * take those below 32 MiB from its heap, and write the zeroes.
  */
-const MALLOC = { MALLOC_MMAP_THRESHOLD_: "4194304" };
+export const SEED_ENVIRONMENT = { MALLOC_MMAP_THRESHOLD_: "4194304" };
 /** Processes in a row that answer nothing at all: then it is not the seeds. */
 const USELESS_MAX = 3;
 
@@ -75,7 +75,7 @@ export function runWorker(words: string, keptBytes?: string): void {
 async function keepOne(options: PoolOptions): Promise<void> {
   const { program, workers, cuts, coverageFolder, next, stop } = options;
   const kept = Math.floor(Math.min(KEPT_BYTES_MAX, (KEPT_SHARE * totalmem()) / workers));
-  const env: NodeJS.ProcessEnv = { ...MALLOC, ...process.env };
+  const env: NodeJS.ProcessEnv = { ...SEED_ENVIRONMENT, ...process.env };
   if (coverageFolder !== null) env.NODE_V8_COVERAGE = coverageFolder;
   const more = () => (stop.aborted ? null : next());
   let useless = 0;
