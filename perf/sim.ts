@@ -44,13 +44,21 @@ export const simRow: Row = {
       peersCpuSeconds: [],
     };
     const env = { ...SEED_ENVIRONMENT, ...process.env };
-    const load = fork(LOAD, [], { env, serialization: "advanced" });
+    const load = fork(LOAD, [], { env });
+    const ended = new AbortController();
+    load.once("exit", () => ended.abort());
     try {
       const count = context.quick ? 1 : SEEDS;
       // The compiler's work is that of the first seeds only.
-      await runSeeds(load, 1000, count);
+      await runSeeds(load, ended.signal, 1000, count);
       for (let round = 0; round < context.rounds; round++) {
-        const { simulatedMs, tookMs, cpuSeconds } = await runSeeds(load, 1 + round * SEEDS, count);
+        const first = 1 + round * SEEDS;
+        const { simulatedMs, tookMs, cpuSeconds } = await runSeeds(
+          load,
+          ended.signal,
+          first,
+          count,
+        );
         line.ours.push(simulatedMs / tookMs);
         line.oursCpuSeconds.push(cpuSeconds);
       }
@@ -61,12 +69,15 @@ export const simRow: Row = {
   },
 };
 
-async function runSeeds(load: ChildProcess, first: number, count: number): Promise<Ran> {
-  const stop = new AbortController();
-  const { signal } = stop;
-  load.once("exit", () => stop.abort(new Error("the process that runs the seeds has ended")));
+/** Rejects with an AbortError once the process has ended. */
+async function runSeeds(
+  load: ChildProcess,
+  ended: AbortSignal,
+  first: number,
+  count: number,
+): Promise<Ran> {
   load.send({ first, count });
-  const [ran] = (await once(load, "message", { signal })) as [Ran];
+  const [ran] = (await once(load, "message", { signal: ended })) as [Ran];
   if (ran.failure !== "") throw new Error(ran.failure);
   return ran;
 }
